@@ -1,0 +1,18 @@
+//! mmap-core: memory-mapped files over object storage.
+//!
+//! [`MmapManager`](manager::MmapManager) is the crate's face: the syscalls mmap, read, write, msync, munmap
+//! and stats over files that lie in mounted stores. What the crate owns is the page cache, the commit
+//! protocol and the sharing. It knows no gRPC, no configuration files and no command line.
+//!
+//! The modules stand in dependency order: a file uses only what stands above it, and never imports through
+//! the crate root. A test keeps that true.
+
+pub mod capability;
+pub mod error;
+pub mod flags;
+pub mod limits;
+pub mod manager;
+pub mod path;
+pub mod state;
+pub mod units;
+pub mod vfs;

@@ -1,0 +1,134 @@
+//! Every bound of the core and its default, with the arithmetic behind it.
+//!
+//! Invariant: the shares of the memory budget add up to at most the budget. It does not enforce anything:
+//! the rooms that own a resource do.
+
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::units::BLOCK_SIZE;
+
+const MIB: u64 = 1024 * 1024;
+
+/// What a manager may use. Sizes are bytes.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// One budget for clean, dirty, private and in-flight bytes; split by the methods below.
+    pub memory: u64,
+    /// Largest data of one read or write.
+    pub max_message: u64,
+    /// Mappings of all processes together. An entry costs about 400 bytes.
+    pub max_mappings: usize,
+    /// Mappings of one process: as vm.max_map_count on Linux.
+    pub max_mappings_per_process: usize,
+    /// Processes, attached or not.
+    pub max_processes: usize,
+    /// Files that are kept known after their last mapping went, so that their cached blocks stay of use.
+    pub max_idle_files: usize,
+    /// How long a process lives after its stream broke.
+    pub process_grace: Duration,
+    /// How long a process that never attached lives without a call.
+    pub process_idle_timeout: Duration,
+    /// When a store that does not answer counts as failed, if the caller has no deadline of its own.
+    pub store_timeout: Duration,
+    /// Entries of a list's page where the caller asks for none in particular.
+    pub list_page_default: usize,
+    /// Entries of a list's page at most.
+    pub list_page_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory: 1024 * MIB,
+            max_message: 4 * MIB,
+            max_mappings: 1 << 20,
+            max_mappings_per_process: 65_530,
+            max_processes: 16_384,
+            max_idle_files: 4096,
+            process_grace: Duration::from_secs(10),
+            process_idle_timeout: Duration::from_mins(10),
+            store_timeout: Duration::from_secs(30),
+            list_page_default: 100,
+            list_page_max: 1000,
+        }
+    }
+}
+
+impl Limits {
+    /// The smallest memory budget: each share must hold a few of the largest messages.
+    pub const MEMORY_MIN: u64 = 32 * MIB;
+
+    /// The defaults with another memory budget.
+    pub fn with_memory(memory: u64) -> Self {
+        Self { memory, ..Self::default() }
+    }
+
+    /// Half of the budget: clean blocks.
+    pub const fn clean_bytes(&self) -> u64 {
+        self.memory / 2
+    }
+
+    /// A quarter: blocks with unsynced pages.
+    pub const fn dirty_bytes(&self) -> u64 {
+        self.memory / 4
+    }
+
+    /// An eighth: private mappings' own pages.
+    pub const fn private_bytes(&self) -> u64 {
+        self.memory / 8
+    }
+
+    /// An eighth: blocks on their way from and to the store.
+    pub const fn inflight_bytes(&self) -> u64 {
+        self.memory / 8
+    }
+
+    /// Whether the bounds fit together.
+    ///
+    /// # Errors
+    /// [`Errno::Inval`](crate::error::Errno::Inval) with the bound that does not.
+    pub fn check(&self) -> Result<()> {
+        let refuse = |field, message: String| Err(Error::invalid(field, message));
+        if self.memory < Self::MEMORY_MIN {
+            let memory = self.memory;
+            return refuse("memory", format!("a memory budget of {memory} bytes is below {}", Self::MEMORY_MIN));
+        }
+        // A write of the largest message dirties one block more than it fills.
+        let needed = self.max_message + 2 * BLOCK_SIZE;
+        let smallest = self.private_bytes().min(self.inflight_bytes()).min(self.dirty_bytes());
+        if self.max_message == 0 || needed > smallest {
+            let message = self.max_message;
+            return refuse(
+                "max_message",
+                format!("a largest message of {message} bytes does not fit in an eighth of the memory budget"),
+            );
+        }
+        if self.max_mappings == 0 || self.max_processes == 0 || self.list_page_max == 0 {
+            return refuse("limits", "a limit of 0 mappings, processes or list entries serves nobody".to_owned());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shares_add_up_to_at_most_the_budget() {
+        for memory in [Limits::MEMORY_MIN, 64 * MIB + 4095, 6 << 30] {
+            let limits = Limits::with_memory(memory);
+            let shares = limits.clean_bytes() + limits.dirty_bytes() + limits.private_bytes() + limits.inflight_bytes();
+            assert!(shares <= memory);
+        }
+    }
+
+    #[test]
+    fn bounds_that_do_not_fit_together_are_refused() {
+        assert!(Limits::default().check().is_ok());
+        assert!(Limits::with_memory(64 * MIB).check().is_ok());
+        assert!(Limits::with_memory(MIB).check().is_err());
+        assert!(Limits { max_message: 512 * MIB, ..Limits::default() }.check().is_err());
+    }
+}

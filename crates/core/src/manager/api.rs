@@ -1,0 +1,302 @@
+//! What the syscalls take and answer: plain values, no behaviour.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::capability::CapabilitySet;
+use crate::flags::{MapFlags, ProtFlags};
+
+/// A mapping's id: not 0, never reused in the life of the state directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MmapId(pub u64);
+
+impl fmt::Display for MmapId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Who pids belong to. Callers that are not told apart share [`Subject::LOCAL`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Subject(Option<Arc<str>>);
+
+impl Subject {
+    /// Everybody, where identities are not checked.
+    pub const LOCAL: Self = Self(None);
+
+    /// A subject by its name.
+    pub fn named(name: &str) -> Self {
+        Self(Some(name.into()))
+    }
+
+    /// Its name, empty for [`Subject::LOCAL`].
+    pub fn name(&self) -> &str {
+        self.0.as_deref().unwrap_or_default()
+    }
+}
+
+/// A process: a pid that belongs to a subject. The same pid of another subject is another process.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProcessKey {
+    /// Whose.
+    pub subject: Subject,
+    /// Not 0.
+    pub pid: u32,
+}
+
+/// Who makes a call, and what the caller may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// Whose processes.
+    pub subject: Subject,
+    /// The calling process, if the call names one. Not 0.
+    pub pid: Option<u32>,
+    /// What it may do.
+    pub capabilities: CapabilitySet,
+}
+
+/// An embedder's own process: a local pid that may do everything.
+impl From<u32> for Caller {
+    fn from(pid: u32) -> Self {
+        Self { subject: Subject::LOCAL, pid: Some(pid), capabilities: CapabilitySet::ALL }
+    }
+}
+
+impl From<&Self> for Caller {
+    fn from(caller: &Self) -> Self {
+        caller.clone()
+    }
+}
+
+/// What to map, and how.
+#[derive(Clone, Debug)]
+pub struct MapRequest {
+    /// The file's path, not yet validated.
+    pub path: String,
+    /// First byte of the file.
+    pub offset: u64,
+    /// Bytes; to the end of the file if absent.
+    pub length: Option<u64>,
+    /// What the mapping's owner may do.
+    pub prot: ProtFlags,
+    /// Shared or private.
+    pub flags: MapFlags,
+    /// What to do if the file is missing.
+    pub create: Create,
+    /// When to fault pages in.
+    pub populate: Populate,
+}
+
+/// What to do if the file is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Create {
+    /// Fail with ENOENT.
+    Never,
+    /// Make it.
+    IfMissing,
+    /// Make it, and fail with EEXIST if it is there. Not for mmap.
+    Exclusive,
+}
+
+/// When to fault a mapping's pages in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Populate {
+    /// When they are touched.
+    OnDemand,
+    /// Before mmap answers.
+    Now,
+}
+
+/// A new mapping.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapped {
+    /// Its id.
+    pub id: MmapId,
+    /// Bytes mapped.
+    pub length: u64,
+    /// Bytes of the file.
+    pub file_size: u64,
+}
+
+/// Whether msync waits for the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncWait {
+    /// Answer when the store holds the writes.
+    Stored,
+    /// Start the write-back and answer at once.
+    Started,
+}
+
+/// What msync does about a file that changed in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnChange {
+    /// Fail with ESTALE and keep both contents.
+    Fail,
+    /// Put the unsynced pages onto the new content.
+    Force,
+    /// Give the unsynced pages up. Clean pages are dropped in any case, so that the next read sees the store.
+    Invalidate,
+}
+
+/// How to sync.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SyncRequest {
+    /// First byte of the mapping; 0 if absent.
+    pub offset: Option<u64>,
+    /// Bytes; to the end of the mapping if absent.
+    pub length: Option<u64>,
+    /// Whether to wait.
+    pub wait: SyncWait,
+    /// What to do about a change in the store.
+    pub on_change: OnChange,
+}
+
+impl Default for SyncRequest {
+    fn default() -> Self {
+        Self { offset: None, length: None, wait: SyncWait::Stored, on_change: OnChange::Fail }
+    }
+}
+
+/// What msync did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Synced {
+    /// Unsynced bytes of the range that were written back, in whole pages.
+    pub bytes: u64,
+    /// The file's version in the store, opaque; empty if the file is gone from it.
+    pub version: String,
+}
+
+/// What munmap does with unsynced pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unsynced {
+    /// Sync them.
+    Sync,
+    /// Sync them, and put them onto the store's content if that has changed.
+    SyncForce,
+    /// Drop them; EBUSY while another process has a writable shared mapping over any of them.
+    Discard,
+    /// Drop them in any case.
+    DiscardForce,
+}
+
+/// What a mapping is and what it costs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MappingStats {
+    /// Its id.
+    pub id: MmapId,
+    /// The file.
+    pub path: String,
+    /// First byte of the file mapped.
+    pub offset: u64,
+    /// Bytes mapped.
+    pub length: u64,
+    /// What its owner may do.
+    pub prot: ProtFlags,
+    /// Shared or private.
+    pub flags: MapFlags,
+    /// The process that it belongs to.
+    pub owner_pid: u32,
+    /// Bytes of the file.
+    pub file_size: u64,
+    /// The file's version in the store, opaque; empty if the file is gone from it.
+    pub version: String,
+    /// Bytes of its range in memory, in whole pages.
+    pub resident_bytes: u64,
+    /// Unsynced bytes of its range, in whole pages.
+    pub dirty_bytes: u64,
+    /// Bytes of its own pages.
+    pub private_bytes: u64,
+    /// Block accesses that found the block in memory, and first writes to a private page.
+    pub minor_faults: u64,
+    /// Block accesses that had to wait for the store.
+    pub major_faults: u64,
+}
+
+/// A page of a list, and where the next one begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page<T> {
+    /// Its entries.
+    pub items: Vec<T>,
+    /// Opaque; empty at the end.
+    pub next: String,
+}
+
+/// Which page of a list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PageRequest {
+    /// Entries; 0 means the default.
+    pub size: u32,
+    /// The last answer's `next`; empty for the first page.
+    pub token: String,
+}
+
+/// What an exit did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Exited {
+    /// Mappings that were dropped.
+    pub unmapped: u64,
+    /// Unsynced bytes that were written back, in whole pages.
+    pub synced_bytes: u64,
+}
+
+/// A process in a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessStats {
+    /// Its pid.
+    pub pid: u32,
+    /// What it called itself when it attached.
+    pub name: String,
+    /// How many mappings it has.
+    pub mappings: u64,
+    /// It is attached now.
+    pub attached: bool,
+    /// Since its last call; zero while a call runs.
+    pub idle: Duration,
+}
+
+/// A file, mapped or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileStats {
+    /// Its path.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+    /// Opaque.
+    pub version: String,
+    /// When its content last changed.
+    pub modified: SystemTime,
+    /// Mappings of it.
+    pub mapped_by: u64,
+    /// Unsynced bytes of it, in whole pages.
+    pub dirty_bytes: u64,
+}
+
+/// What a truncation made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Truncated {
+    /// Bytes.
+    pub size: u64,
+    /// Opaque.
+    pub version: String,
+}
+
+/// What is left when a manager shuts down.
+#[derive(Clone, Debug, Default)]
+pub struct ShutdownReport {
+    /// Unsynced bytes that were written back, in whole pages.
+    pub synced_bytes: u64,
+    /// Files whose unsynced bytes could not be stored: path, bytes, why.
+    pub unsynced: Vec<(String, u64, String)>,
+}
+
+/// How a mount is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountStatus {
+    /// Its prefix, `/` or without a `/` at the end.
+    pub prefix: String,
+    /// Where it lies, without secrets.
+    pub url: String,
+    /// `Ok` if the store answers, else why not.
+    pub answer: std::result::Result<(), String>,
+}
