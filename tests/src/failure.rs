@@ -63,7 +63,19 @@ pub fn failure(status: &Status) -> Failure {
         has_retry_delay,
     };
     check_sentence(&failure);
+    for key in promised_keys(failure.reason) {
+        failure.value(key);
+    }
     failure
+}
+
+/// The metadata keys that docs/ERRORS.md promises always to be there: those in bold.
+fn promised_keys(reason: Reason) -> impl Iterator<Item = &'static str> {
+    const PAGE: &str = include_str!("../../docs/ERRORS.md");
+    let begin = format!("| `{reason}` |");
+    let row = PAGE.lines().find(|line| line.starts_with(&begin));
+    let row = row.unwrap_or_else(|| panic!("docs/ERRORS.md has no row for {reason}"));
+    row.split("**`").skip(1).filter_map(|rest| rest.split('`').next())
 }
 
 /// A sentence for a person: there, not a stop at its end, no control characters, its numbers in the metadata.

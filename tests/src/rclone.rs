@@ -40,6 +40,11 @@ impl Rclone {
         Ok(Self { _daemon: daemon, endpoint: endpoint.concat() })
     }
 
+    /// Where it serves, as `http://127.0.0.1:PORT`.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
     /// The URL of a mount of its bucket.
     pub fn mount_url(&self) -> String {
         format!("s3://{}?endpoint={}&region=us-east-1&allow_http", Self::BUCKET, self.endpoint)
