@@ -30,6 +30,8 @@ pub mod mmapctl;
 
 pub mod wire;
 
+pub mod raw;
+
 pub mod failure;
 
 pub mod snapshot;
