@@ -25,12 +25,9 @@ pub const READ_WRITE: u32 = 3;
 #[derive(Clone, Debug)]
 pub struct Caller {
     channel: Channel,
-    /// Its pid; none is sent where there is none.
-    pub pid: Option<u32>,
-    /// Its capabilities; none are sent where there are none.
-    pub capabilities: Option<&'static str>,
-    /// When its calls give up; none is sent where there is none.
-    pub timeout: Option<Duration>,
+    pid: Option<u32>,
+    capabilities: Option<&'static str>,
+    timeout: Option<Duration>,
 }
 
 /// A channel to a server that `mmapd listening on` has named.
@@ -66,6 +63,12 @@ impl Caller {
     #[must_use]
     pub fn with_capabilities(&self, capabilities: &'static str) -> Self {
         Self { capabilities: Some(capabilities), ..self.clone() }
+    }
+
+    /// The same caller without capabilities.
+    #[must_use]
+    pub fn without_capabilities(&self) -> Self {
+        Self { capabilities: None, ..self.clone() }
     }
 
     /// The same caller with a deadline.
