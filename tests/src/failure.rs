@@ -37,6 +37,7 @@ impl Failure {
 ///
 /// # Panics
 /// If it is not as the contract says.
+#[expect(clippy::wildcard_enum_match_arm, reason = "whatever else there is or will be has no place here")]
 pub fn failure(status: &Status) -> Failure {
     let details = status.check_error_details_vec().unwrap_or_else(|error| panic!("{status:?}: {error}"));
     let mut infos = Vec::new();

@@ -67,8 +67,7 @@ struct Use {
 fn read_module(sources: &Sources, name: &str, module: &[String], files: &mut Vec<File>) -> Result<(), String> {
     let text = sources.get(name).ok_or_else(|| format!("{name}: a mod line names it, but it is not there"))?;
     let tokens = TokenStream::from_str(text).map_err(|error| format!("{name}: {error}"))?;
-    let mut file =
-        File { name: name.to_owned(), module: module.to_vec(), children: Vec::new(), uses: Vec::new() };
+    let mut file = File { name: name.to_owned(), module: module.to_vec(), children: Vec::new(), uses: Vec::new() };
     scan(tokens, module, false, &mut file);
     let folder = match name.rsplit_once('/') {
         _ if module.is_empty() => String::new(),

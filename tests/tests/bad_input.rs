@@ -1,5 +1,6 @@
 //! Empty, absurd and hostile values for every field of every request: each gets the contract's error,
 //! changes nothing, and leaves the server serving.
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -157,10 +158,7 @@ async fn absurd_ranges_and_bits_to_map_are_refused() {
         ("offset u64::MAX, no length", v1::MmapRequest { offset: MAX, length: None, ..base.clone() }),
         ("unknown bit", v1::MmapRequest { prot: 8, ..base.clone() }),
         ("all bits", v1::MmapRequest { prot: u32::MAX, ..base.clone() }),
-        (
-            "nothing to make",
-            v1::MmapRequest { path: "/ranges-new".into(), length: None, create: true, ..base.clone() },
-        ),
+        ("nothing to make", v1::MmapRequest { path: "/ranges-new".into(), length: None, create: true, ..base.clone() }),
     ];
     for (what, request) in cases {
         scene.invalid(what, scene.caller.mmap(request)).await;
@@ -193,7 +191,8 @@ async fn absurd_ranges_to_read_and_write_are_refused() {
     ] {
         scene.invalid(what, caller.write(id, offset, data)).await;
     }
-    for (what, offset, length) in [("just behind", FILE_SIZE, 1), ("across the end", 1, FILE_SIZE), ("far", 1 << 60, 1)] {
+    for (what, offset, length) in [("just behind", FILE_SIZE, 1), ("across the end", 1, FILE_SIZE), ("far", 1 << 60, 1)]
+    {
         scene.refused(what, &[Reason::SegvMapErr], caller.read(id, offset, length)).await;
         if length < 10_000 {
             scene.refused(what, &[Reason::SegvMapErr], caller.write(id, offset, vec![1])).await;

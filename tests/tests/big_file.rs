@@ -1,5 +1,6 @@
 //! A real file of more than 100 MB on S3, the compiler's own library: read at 10,000 random places and once
 //! in full, written at 1,000 random places, synced, and read back by boto3.
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -1,5 +1,6 @@
 //! The real `mmapd` from start to end: what it prints, where it listens, what it refuses, and what SIGTERM
 //! leaves behind. On the wire through the generated stubs alone.
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;

@@ -1,5 +1,6 @@
 //! What the wire says, and what is kept, while a store hangs or is gone: EIO, ETIMEDOUT, EDQUOT. The store
 //! is a real S3 server, stopped and continued, or ended, by signals.
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,6 @@
 //! What no gRPC library would send: half messages, endless streams, megabytes of headers, bytes that are not
 //! HTTP/2. The server answers or hangs up in bounded time, changes nothing, and goes on serving.
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use std::sync::Arc;
 
@@ -20,8 +21,12 @@ fn server() -> Arc<Mmapd> {
 }
 
 fn headers(more: &[(&'static str, String)]) -> HeaderMap {
-    let usual =
-        [("content-type", "application/grpc"), ("te", "trailers"), ("mmap-pid", "1"), ("mmap-capabilities", "FileRead")];
+    let usual = [
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+        ("mmap-pid", "1"),
+        ("mmap-capabilities", "FileRead"),
+    ];
     let usual = usual.into_iter().map(|(name, value)| (name, value.to_owned()));
     let all = usual.chain(more.iter().cloned());
     all.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(&value).unwrap())).collect()

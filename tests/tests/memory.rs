@@ -1,4 +1,5 @@
 //! What mapping and reading cost in the server's resident memory.
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use std::fs::File;
 use std::time::Duration;

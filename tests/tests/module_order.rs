@@ -1,4 +1,5 @@
 //! Repository rules as tests: the direction of modules and crates, and the shape of files.
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -40,7 +41,10 @@ fn the_order_check_finds_what_is_out_of_order() {
         ("low.rs", "use crate::high::Thing;\nfn f() { crate::high::call!(x); }\n"),
         ("high/mod.rs", "mod first; mod second; pub use first::One; struct Own;"),
         ("high/first.rs", "use super::second::{Two, deeper::Three};"),
-        ("high/second.rs", "use super::Own;\nuse crate::{Item, low::Item as Fine};\nmacro_rules! m { () => { super::Own } }"),
+        (
+            "high/second.rs",
+            "use super::Own;\nuse crate::{Item, low::Item as Fine};\nmacro_rules! m { () => { super::Own } }",
+        ),
     ]);
     let found = rooms::violations(&bad, "lib.rs").unwrap();
     let expected = [
@@ -59,10 +63,16 @@ fn the_order_check_finds_what_is_out_of_order() {
 fn the_order_check_lets_through_what_is_in_order() {
     let good = sample(&[
         ("lib.rs", "//! Says `crate::high` in a comment.\npub mod low; pub mod high;"),
-        ("low.rs", "pub(crate) struct A; macro_rules! m { () => { $crate::high::x } }\n\
-                    #[cfg(test)] mod tests { use super::*; use crate::high::second::B; }"),
+        (
+            "low.rs",
+            "pub(crate) struct A; macro_rules! m { () => { $crate::high::x } }\n\
+                    #[cfg(test)] mod tests { use super::*; use crate::high::second::B; }",
+        ),
         ("high/mod.rs", "mod first; mod second; use self::second::B; use first::C;"),
-        ("high/first.rs", "use crate::low::{A, self}; mod inner { use super::A; fn f(&self) { self.g(\"crate::x\") } }"),
+        (
+            "high/first.rs",
+            "use crate::low::{A, self}; mod inner { use super::A; fn f(&self) { self.g(\"crate::x\") } }",
+        ),
         ("high/second.rs", "use super::first::C; use crate::low; pub(in crate::high) struct B;"),
     ]);
     assert_eq!(rooms::violations(&good, "lib.rs").unwrap(), Vec::<String>::new());

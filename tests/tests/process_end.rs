@@ -1,5 +1,6 @@
 //! How a process ends: its stream broken by SIGKILL, by `Exit`, or by idling; and that it ends cleanly,
 //! its bytes in the store and its mappings gone.
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use std::path::Path;
 use std::process::Command;

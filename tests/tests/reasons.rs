@@ -1,5 +1,6 @@
 //! Over the wire, a test for each reason that can be reached without a store's failing: code, reason,
 //! domain, metadata, and that nothing changed. Those of a failing store are in `failing_store.rs`.
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use std::path::Path;
 
@@ -330,4 +331,3 @@ async fn enotsup_is_what_this_build_does_not_have() {
     };
     scene.refused(Reason::NotSup, pipeline).await;
 }
-

@@ -1,5 +1,6 @@
 //! The stores that the other tests stand on are what they are taken for: moto refuses a stale conditional
 //! write, rclone takes it. Checked with a plain object_store client, without any code of ours.
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use bytes::Bytes;
 use mmap_tests::moto::Moto;

@@ -1,5 +1,6 @@
 //! The contract explains itself: everything in `proto/mmap.proto` has a comment, and every method's says
 //! whether a retry is safe and which reasons it can fail with.
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use std::collections::{BTreeMap, BTreeSet};
 

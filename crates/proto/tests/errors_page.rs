@@ -1,4 +1,5 @@
 //! docs/ERRORS.md tells the truth: its table has the reasons of the code, in order, with their codes.
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use mmap_proto::reason::Reason;
 
