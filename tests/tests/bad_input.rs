@@ -158,14 +158,17 @@ async fn absurd_ranges_and_bits_to_map_are_refused() {
         ("offset u64::MAX, no length", v1::MmapRequest { offset: MAX, length: None, ..base.clone() }),
         ("unknown bit", v1::MmapRequest { prot: 8, ..base.clone() }),
         ("all bits", v1::MmapRequest { prot: u32::MAX, ..base.clone() }),
-        ("nothing to make", v1::MmapRequest { path: "/ranges-new".into(), length: None, create: true, ..base.clone() }),
+        ("nothing to make", v1::MmapRequest { path: "/ranges-new".into(), length: None, create: true, ..base }),
     ];
     for (what, request) in cases {
         scene.invalid(what, scene.caller.mmap(request)).await;
     }
     // More than fits in memory cannot be faulted in.
-    let populate = v1::MmapRequest { length: Some(1 << 50), populate: true, ..base };
-    scene.refused("populate 1 PiB", &[Reason::NoMem], scene.caller.mmap(populate)).await;
+    let sparse = std::fs::File::create(scene.server.root.join("ranges-sparse")).unwrap();
+    sparse.set_len(1 << 40).unwrap();
+    let populate = v1::MmapRequest { populate: true, ..map_request("/ranges-sparse", 1 << 40) };
+    scene.refused("populate 1 TiB", &[Reason::NoMem], scene.caller.mmap(populate)).await;
+    std::fs::remove_file(scene.server.root.join("ranges-sparse")).unwrap();
 }
 
 #[tokio::test]
