@@ -274,7 +274,6 @@ impl Options {
     }
 
     fn to_query(&self) -> String {
-        let mut query = url::form_urlencoded::Serializer::new(String::new());
         let mut flags = Vec::new();
         for (flag, on) in
             [("ro", self.read_only), ("unsafe-overwrite", self.unsafe_overwrite), ("allow_http", self.allow_http)]
@@ -285,15 +284,20 @@ impl Options {
         }
         for (key, value) in [("layout", &self.layout), ("endpoint", &self.endpoint), ("region", &self.region)] {
             if let Some(value) = value {
-                query.append_pair(key, value);
+                flags.push(format!("{key}={}", query_value(value)));
             }
-        }
-        let pairs = query.finish();
-        if !pairs.is_empty() {
-            flags.push(pairs);
         }
         if flags.is_empty() { String::new() } else { format!("?{}", flags.join("&")) }
     }
+}
+
+/// A value as it stands in a query; plain ones are left readable.
+fn query_value(value: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._:/[]".contains(c);
+    if value.chars().all(is_plain) {
+        return value.to_owned();
+    }
+    url::form_urlencoded::byte_serialize(value.as_bytes()).collect()
 }
 
 fn known_layout(name: &str) -> std::result::Result<String, String> {
@@ -360,7 +364,8 @@ mod tests {
         for text in [
             "/=memory:",
             "/=memory:?ro",
-            "/data=s3://bucket/folder/sub?allow_http&endpoint=http%3A%2F%2F127.0.0.1%3A9000&region=eu-west-1",
+            "/data=s3://bucket/folder/sub?allow_http&endpoint=http://127.0.0.1:9000&region=eu-west-1",
+            "/=s3://bucket?region=a%26b",
             "/a/b=gs://bucket",
             "/z=az://container/keys?ro&unsafe-overwrite",
             "/srv=file:///srv/with%20space",

@@ -190,14 +190,23 @@ pub(super) fn fault(error: object_store::Error) -> StoreFault {
     }
 }
 
-/// The innermost cause in one short line: the outer ones say only what was tried.
+/// The innermost cause in one short line: the outer ones say only what was tried. Of a store's XML its code
+/// and message.
 fn reason(error: &dyn std::error::Error) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
         innermost = source;
     }
-    let text = innermost.to_string();
+    let mut text = innermost.to_string();
+    if let (Some(code), Some(message)) = (xml(&text, "Code"), xml(&text, "Message")) {
+        text = format!("{code}: {message}");
+    }
     text.chars().take(REASON_CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+fn xml<'a>(text: &'a str, element: &str) -> Option<&'a str> {
+    let (_, behind) = text.split_once(&format!("<{element}>"))?;
+    Some(behind.split_once(&format!("</{element}>"))?.0)
 }
 
 /// Removes an object without asking whether it is there.

@@ -58,7 +58,8 @@ impl ObjectLayout {
 impl FileStore for ObjectLayout {
     fn traits(&self) -> Traits {
         let max_file_size = self.bucket.options.max_file_size;
-        Traits { max_file_size, rewrites_up_to: max_file_size }
+        // Above it only parts of the file are in memory, and patches for all of it would not be.
+        Traits { max_file_size, rewrites_up_to: self.bucket.options.single_put_max.min(max_file_size) }
     }
 
     fn check_name(&self, name: &str) -> StoreResult<()> {

@@ -64,6 +64,8 @@ async fn try_conditions(store: &Arc<dyn ObjectStore>, path: &Path) -> StoreResul
     let first = match put(b"first", PutMode::Create).await {
         Ok(made) => made,
         Err(StoreFault::Unsupported(_)) => return no("it takes no conditional writes"),
+        // An object can be put wherever there is a bucket.
+        Err(StoreFault::Missing) => return Err(StoreFault::Failed("there is no such bucket".into(), None)),
         Err(other) => return Err(other),
     };
     match put(b"second", PutMode::Create).await {
