@@ -1,5 +1,6 @@
 //! [`Connection`]: an accepted stream with what it owns: its place among the connections, its share of calls,
-//! and the two ways in which the server ends it (a client that never speaks HTTP/2, and a drain that is over).
+//! and the ways in which the server ends it: a client that does not speak HTTP/2 by and by, or has not yet when
+//! the server stops, and a drain that is over.
 
 use std::io;
 use std::pin::Pin;
@@ -28,42 +29,68 @@ pub(crate) struct Peer {
     pub(crate) calls: Arc<Semaphore>,
 }
 
+type Cancelled = Pin<Box<WaitForCancellationFutureOwned>>;
+
+/// When the server stops, and when it ends what still runs then.
+#[derive(Clone, Debug)]
+pub(crate) struct Ends {
+    /// Connections drain.
+    pub(crate) stopping: CancellationToken,
+    /// Connections close.
+    pub(crate) closing: CancellationToken,
+}
+
+/// What is waited for before a connection is one of HTTP/2.
+#[derive(Debug)]
+struct Preface {
+    missing: usize,
+    late: Pin<Box<Sleep>>,
+    /// HTTP/2 cannot be told to drain before it has begun.
+    stopping: Cancelled,
+}
+
 /// A connection that was accepted.
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: Either<TcpStream, UnixStream>,
     peer: Peer,
-    closed: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// Until the preface is there: when it is late, and how much of it is missing.
-    preface: Option<(Pin<Box<Sleep>>, usize)>,
+    closed: Cancelled,
+    /// Until the preface is there.
+    preface: Option<Preface>,
     _place: OwnedSemaphorePermit,
 }
 
 impl Connection {
-    /// A connection that holds `place` as long as it lives, and ends when `close` is cancelled.
+    /// A connection that holds `place` as long as it lives, and runs at most `calls` calls.
     pub(crate) fn new(
         stream: Either<TcpStream, UnixStream>,
         place: OwnedSemaphorePermit,
         calls: usize,
-        close: &CancellationToken,
+        ends: &Ends,
     ) -> Self {
         Self {
             stream,
             peer: Peer { calls: Arc::new(Semaphore::new(calls)) },
-            closed: Box::pin(close.child_token().cancelled_owned()),
-            preface: Some((Box::pin(tokio::time::sleep(PREFACE_TIME)), PREFACE_LENGTH)),
+            closed: Box::pin(ends.closing.child_token().cancelled_owned()),
+            preface: Some(Preface {
+                missing: PREFACE_LENGTH,
+                late: Box::pin(tokio::time::sleep(PREFACE_TIME)),
+                stopping: Box::pin(ends.stopping.child_token().cancelled_owned()),
+            }),
             _place: place,
         }
     }
 
-    fn is_preface_late(&mut self, cx: &mut Context<'_>) -> bool {
-        self.preface.as_mut().is_some_and(|(late, _)| late.as_mut().poll(cx).is_ready())
+    fn is_preface_given_up(&mut self, cx: &mut Context<'_>) -> bool {
+        self.preface.as_mut().is_some_and(|preface| {
+            preface.late.as_mut().poll(cx).is_ready() || preface.stopping.as_mut().poll(cx).is_ready()
+        })
     }
 
     fn count_preface(&mut self, read: usize) {
-        if let Some((_, missing)) = &mut self.preface {
-            *missing = missing.saturating_sub(read);
-            if *missing == 0 {
+        if let Some(preface) = &mut self.preface {
+            preface.missing = preface.missing.saturating_sub(read);
+            if preface.missing == 0 {
                 self.preface = None;
             }
         }
@@ -78,7 +105,7 @@ impl AsyncRead for Connection {
         let filled = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
         match polled {
-            Poll::Pending if self.is_preface_late(cx) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending if self.is_preface_given_up(cx) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             Poll::Pending => Poll::Pending,
             Poll::Ready(read) => {
                 self.count_preface(buf.filled().len() - filled);

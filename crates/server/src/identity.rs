@@ -7,6 +7,7 @@ use mmap_core::capability::{Capability, CapabilitySet};
 use mmap_core::error::{Error, Result};
 use mmap_core::manager::{Caller, Subject};
 use mmap_proto::names::{CAPABILITIES, PID};
+use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 
 /// Bytes of a header's value that are quoted in an error.
@@ -21,16 +22,16 @@ pub enum PidHeader {
     Optional,
 }
 
-/// The caller that the headers name.
+/// The caller that the headers name, who waits until `deadline`.
 ///
 /// # Errors
 /// [`Errno::Inval`](mmap_core::error::Errno::Inval) for a header that is malformed, or missing although needed.
-pub fn caller(metadata: &MetadataMap, pid_header: PidHeader) -> Result<Caller> {
+pub fn caller(metadata: &MetadataMap, pid_header: PidHeader, deadline: Option<Instant>) -> Result<Caller> {
     let pid = pid(metadata)?;
     if pid.is_none() && pid_header == PidHeader::Needed {
         return Err(Error::invalid(PID, "this call needs the header mmap-pid: the calling process, from 1 up"));
     }
-    Ok(Caller { subject: Subject::LOCAL, pid, capabilities: capabilities(metadata)? })
+    Ok(Caller { subject: Subject::LOCAL, pid, capabilities: capabilities(metadata)?, deadline })
 }
 
 fn pid(metadata: &MetadataMap) -> Result<Option<u32>> {
@@ -93,7 +94,7 @@ mod tests {
     }
 
     fn read(headers: &[(&'static str, &[u8])]) -> Result<Caller> {
-        caller(&metadata(headers), PidHeader::Optional)
+        caller(&metadata(headers), PidHeader::Optional, None)
     }
 
     #[test]
@@ -118,9 +119,9 @@ mod tests {
 
     #[test]
     fn a_call_that_needs_a_pid_is_refused_without_one() {
-        let error = caller(&metadata(&[]), PidHeader::Needed).unwrap_err();
+        let error = caller(&metadata(&[]), PidHeader::Needed, None).unwrap_err();
         assert_eq!((error.errno(), error.field()), (Errno::Inval, Some(PID)));
-        assert!(caller(&metadata(&[(PID, b"1")]), PidHeader::Needed).is_ok());
+        assert!(caller(&metadata(&[(PID, b"1")]), PidHeader::Needed, None).is_ok());
     }
 
     #[test]

@@ -17,10 +17,9 @@ use futures::stream::{BoxStream, SelectAll, select_all, unfold};
 use tokio::net::{TcpListener, UnixListener, UnixSocket};
 use tokio::sync::Semaphore;
 use tokio_util::either::Either;
-use tokio_util::sync::CancellationToken;
 
-use crate::config::{Bounds, ListenAddr};
-use crate::connection::Connection;
+use crate::config::ListenAddr;
+use crate::connection::{Connection, Ends};
 
 /// Connections that wait to be accepted; the kernel's own limit is most often higher.
 const BACKLOG: u32 = 1024;
@@ -153,16 +152,16 @@ impl Drop for SocketFile {
     }
 }
 
-/// The connections that come in through `listeners`, each ended when `close` is cancelled. Dropping the stream
-/// closes the listeners.
+/// The connections that come in through `listeners`, each with one of `places` and ended by `ends`.
+/// Dropping the stream closes the listeners.
 pub(crate) fn incoming(
     listeners: Vec<Listener>,
-    bounds: &Bounds,
-    close: &CancellationToken,
+    places: &Arc<Semaphore>,
+    calls: usize,
+    ends: &Ends,
 ) -> SelectAll<BoxStream<'static, io::Result<Connection>>> {
-    let places = Arc::new(Semaphore::new(bounds.connections));
     select_all(listeners.into_iter().map(|listener| {
-        let door = Door { listener, places: places.clone(), calls: bounds.calls_per_connection, close: close.clone() };
+        let door = Door { listener, places: places.clone(), calls, ends: ends.clone() };
         unfold(door, |door| async move { Some((Ok(door.next().await), door)) }).boxed()
     }))
 }
@@ -172,7 +171,7 @@ struct Door {
     listener: Listener,
     places: Arc<Semaphore>,
     calls: usize,
-    close: CancellationToken,
+    ends: Ends,
 }
 
 impl Door {
@@ -188,7 +187,7 @@ impl Door {
                 }
             };
             match self.places.clone().try_acquire_owned() {
-                Ok(place) => return Connection::new(stream, place, self.calls, &self.close),
+                Ok(place) => return Connection::new(stream, place, self.calls, &self.ends),
                 // Closed at once, and not left waiting: the client learns that it has to go elsewhere.
                 Err(_) if !full => tracing::warn!("as many connections as there may be: closing new ones"),
                 Err(_) => {}

@@ -33,7 +33,7 @@ fn announce(server: &Server, out: &mut impl Write) -> io::Result<()> {
 /// What a person has to know of the end.
 fn tell(report: &ExitReport, out: &mut impl Write) -> io::Result<()> {
     for (path, bytes, why) in &report.unsynced {
-        writeln!(out, "mmapd: not stored: {path}: {bytes} unsynced bytes are lost: {why}")?;
+        writeln!(out, "mmapd: not stored: {path}: {bytes} unsynced bytes: {why}")?;
     }
     if let Some(why) = report.cut_short {
         writeln!(out, "mmapd: {why}")?;
@@ -58,7 +58,7 @@ mod tests {
         let mut out = Vec::new();
         tell(&report, &mut out).unwrap();
         let text = String::from_utf8(out).unwrap();
-        assert!(text.contains("/a: 8192 unsynced bytes are lost: the store is away"), "{text}");
+        assert!(text.contains("/a: 8192 unsynced bytes: the store is away"), "{text}");
         assert!(!report.is_clean() && ExitReport::default().is_clean());
     }
 }

@@ -10,13 +10,14 @@ use std::time::Duration;
 use futures::{Stream, StreamExt as _};
 use http::HeaderValue;
 use mmap_core::error::{Errno, Error};
-use mmap_core::manager::{self, MmapManager, MountStatus, ShutdownReport};
+use mmap_core::manager::{MmapManager, MountStatus, ShutdownReport};
 use mmap_core::state::StateDir;
 use mmap_core::vfs::{MountSpec, Vfs};
 use mmap_proto::v1;
 use mmap_proto::v1::file_service_server::FileServiceServer;
 use mmap_proto::v1::mmap_service_server::MmapServiceServer;
 use mmap_proto::v1::process_service_server::ProcessServiceServer;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -25,6 +26,7 @@ use tower::layer::util::{Identity, Stack};
 use url::Url;
 
 use crate::config::Config;
+use crate::connection::Ends;
 use crate::health::Health;
 use crate::layers::GuardLayer;
 use crate::listener::{Listener, incoming};
@@ -44,6 +46,8 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Share of the shutdown timeout that running calls may take: the rest is for syncing.
 const DRAIN_SHARE: u32 = 3;
+/// How long connections that are told to close may take: they wait for nothing but their turn.
+const CLOSE_TIME: Duration = Duration::from_secs(1);
 /// How much longer than its limit the core's shutdown may take before it counts as hung.
 const SHUTDOWN_SLACK: Duration = Duration::from_secs(5);
 
@@ -128,13 +132,15 @@ impl Server {
     /// What kept it from serving.
     pub async fn serve(self, stops: impl Stream<Item = ()> + Send) -> Result<ExitReport, ServerError> {
         let Self { config, listeners, manager, health, .. } = self;
-        let (stopping, closing) = (CancellationToken::new(), CancellationToken::new());
+        let ends = Ends { stopping: CancellationToken::new(), closing: CancellationToken::new() };
+        let Ends { stopping, closing } = &ends;
         // Whoever drops this future, too, closes the connections.
         let _closed = closing.clone().drop_guard();
         let mut stops = std::pin::pin!(stops.chain(futures::stream::pending()));
 
-        let router = router(&config, &manager, &health, &stopping)?;
-        let connections = incoming(listeners, &config.bounds, &closing);
+        let router = router(&config, &manager, &health, stopping)?;
+        let places = Arc::new(Semaphore::new(config.bounds.connections));
+        let connections = incoming(listeners, &places, config.bounds.calls_per_connection, &ends);
         let serving = router.serve_with_incoming_shutdown(connections, stopping.clone().cancelled_owned());
         let mut serving = Box::pin(serving);
         tokio::select! {
@@ -162,6 +168,7 @@ impl Server {
             tracing::warn!("some calls still run: they are ended");
         }
         closing.cancel();
+        all_closed(&places, config.bounds.connections).await;
         tokio::select! {
             report = shut_down(&manager, end.saturating_duration_since(Instant::now())) => Ok(report),
             _ = stops.next() => Ok(give_up(&manager).await),
@@ -169,8 +176,16 @@ impl Server {
     }
 }
 
+/// Waits a little until the connections have given their places back, and with that all that they held.
+async fn all_closed(places: &Semaphore, connections: usize) {
+    let all = u32::try_from(connections).unwrap_or(u32::MAX);
+    if timeout(CLOSE_TIME, places.acquire_many(all)).await.is_err() {
+        tracing::warn!("some connections are still closing");
+    }
+}
+
 /// Ends the core within `limit`.
-async fn shut_down(manager: &MmapManager, limit: Duration) -> ExitReport {
+async fn shut_down(manager: &Arc<MmapManager>, limit: Duration) -> ExitReport {
     match timeout(limit + SHUTDOWN_SLACK, manager.shutdown(limit)).await {
         Ok(report) => ExitReport::from_core(report, None),
         Err(_) => ExitReport { cut_short: Some("syncing did not end within its time"), ..ExitReport::default() },
@@ -178,7 +193,7 @@ async fn shut_down(manager: &MmapManager, limit: Duration) -> ExitReport {
 }
 
 /// Ends at once, with what is lost by that.
-async fn give_up(manager: &MmapManager) -> ExitReport {
+async fn give_up(manager: &Arc<MmapManager>) -> ExitReport {
     let cut_short = Some("a second signal ended it before everything was synced");
     match timeout(Duration::from_secs(1), manager.shutdown(Duration::ZERO)).await {
         Ok(report) => ExitReport::from_core(report, cut_short),
@@ -194,7 +209,7 @@ fn open_core(config: &Config) -> Result<Arc<MmapManager>, ServerError> {
         mounts => mounts.to_vec(),
     };
     let vfs = Vfs::open(&mounts, &config.limits).map_err(|error| server_error(&error))?;
-    Ok(manager::open(vfs, state, config.limits.clone()))
+    MmapManager::open(vfs, state, config.limits.clone()).map_err(|error| server_error(&error))
 }
 
 /// The folder that is served when nothing is mounted, made if it is missing.
