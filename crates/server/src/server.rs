@@ -144,10 +144,11 @@ impl Server {
         let serving = router.serve_with_incoming_shutdown(connections, stopping.clone().cancelled_owned());
         let mut serving = Box::pin(serving);
         tokio::select! {
-            ended = &mut serving => return Err(ServerError::Failed(match ended {
-                Ok(()) => "the server stopped accepting connections by itself".to_owned(),
-                Err(error) => format!("the server cannot go on: {error}"),
-            })),
+            ended = &mut serving => {
+                let report = shut_down(&manager, config.shutdown_timeout).await;
+                let why = ended.err().map_or_else(|| "no more connections come in".to_owned(), |error| error.to_string());
+                return Err(ServerError::Failed(format!("the server cannot go on: {why}; at the end: {report:?}")));
+            }
             never = health.watch() => match never {},
             _ = stops.next() => {}
         }
@@ -224,7 +225,7 @@ fn default_mount(config: &Config) -> Result<MountSpec, ServerError> {
 
 fn server_error(error: &Error) -> ServerError {
     let sentence = crate::status::chain(error);
-    match error.errno() == Errno::Inval {
+    match matches!(error.errno(), Errno::Inval | Errno::NotSup) {
         true => ServerError::Config(sentence),
         false => ServerError::Failed(sentence),
     }
@@ -245,7 +246,7 @@ fn router(
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(config.bounds.streams)
-        .layer(GuardLayer::new(node, config.bounds.calls))
+        .layer(GuardLayer::new(node, config.bounds.calls, config.limits.max_message))
         .add_routes(routes(config, manager, health, stopping).map_err(|error| internal(&error))?))
 }
 

@@ -160,7 +160,7 @@ async fn a_message_or_headers_beyond_the_limits_are_refused_and_the_server_goes_
     let server = Running::start(&[]).await;
     let mut client = MmapServiceClient::new(server.channel().await);
     let long = v1::MmapRequest { path: "/x".repeat(5 << 20), ..Default::default() };
-    assert_eq!(client.mmap(with_pid(long)).await.unwrap_err().code(), Code::OutOfRange);
+    assert_eq!(reason(&client.mmap(with_pid(long)).await.unwrap_err()).1, "EINVAL");
     let data = vec![0; (4 << 20) + 1];
     let write = v1::MmapWriteRequest { mmap_id: 1, offset: 0, data: data.into() };
     assert_eq!(reason(&client.mmap_write(with_pid(write)).await.unwrap_err()).1, "EINVAL");
@@ -172,6 +172,20 @@ async fn a_message_or_headers_beyond_the_limits_are_refused_and_the_server_goes_
     client.mmap_read(garbage).await.unwrap_err();
     let mut health = HealthClient::new(server.channel().await);
     assert_eq!(health.check(check("")).await.unwrap().into_inner().status, ServingStatus::Serving as i32);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_message_that_is_none_is_the_callers_mistake() {
+    let server = Running::start(&[]).await;
+    let mut client = tonic::client::Grpc::new(server.channel().await);
+    client.ready().await.unwrap();
+    let path = http::uri::PathAndQuery::from_static("/mmap.v1.MmapService/Mmap");
+    // Field 1 of Mmap is its path, a string: these bytes are no UTF-8.
+    let garbage = v1::MmapReadResponse { data: vec![0xff, 0xfe].into() };
+    let codec = tonic_prost::ProstCodec::<v1::MmapReadResponse, v1::MmapResponse>::default();
+    let status = client.unary(with_pid(garbage), path, codec).await.unwrap_err();
+    assert_eq!(reason(&status), (Code::InvalidArgument, "EINVAL".to_owned()));
     server.stop().await;
 }
 

@@ -48,6 +48,9 @@ impl Key {
     }
 }
 
+/// The key whose values may be tables in the file.
+pub(super) const MOUNT: &str = "mount";
+
 /// The key that names the file; the only one that cannot stand in it.
 pub(super) const CONFIG: &str = "config";
 
@@ -58,7 +61,7 @@ pub(super) const KEYS: &[Key] = &[
         "Where to listen: host:port or unix:/path, may be repeated; port 0 picks one [default: 127.0.0.1:50051]",
     ),
     Key::many(
-        "mount",
+        MOUNT,
         "PREFIX=URL",
         "Serve the store at URL below the path PREFIX, may be repeated: file:///dir, memory:, s3://bucket/prefix, \
          gs://bucket/prefix, az://container/prefix; options in the query, such as ?ro or ?layout=object \

@@ -7,6 +7,7 @@
 mod keys;
 mod listen;
 mod machine;
+mod mounts;
 mod quantity;
 mod refusal;
 mod sources;

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 
-use super::keys::{CONFIG, KEYS, Key, command, find, nearest};
+use super::keys::{CONFIG, KEYS, Key, MOUNT, command, find, nearest};
+use super::mounts::text_of_table;
 use super::refusal::Refusal;
 
 #[derive(Clone, Debug)]
@@ -141,13 +142,14 @@ impl Settings {
 
 fn texts_of(key: &Key, value: &toml::Value) -> Result<Vec<String>, String> {
     match value.as_array() {
-        Some(items) if key.many => items.iter().map(text_of).collect(),
-        _ => Ok(vec![text_of(value)?]),
+        Some(items) if key.many => items.iter().map(|item| text_of(key, item)).collect(),
+        _ => Ok(vec![text_of(key, value)?]),
     }
 }
 
-fn text_of(value: &toml::Value) -> Result<String, String> {
+fn text_of(key: &Key, value: &toml::Value) -> Result<String, String> {
     match value {
+        toml::Value::Table(table) if key.name == MOUNT => text_of_table(table),
         toml::Value::String(text) => Ok(text.clone()),
         toml::Value::Integer(number) => Ok(number.to_string()),
         toml::Value::Boolean(on) => Ok(on.to_string()),

@@ -63,6 +63,19 @@ fn a_repeatable_key_is_repeated_as_a_flag_spaced_in_a_variable_and_an_array_in_t
 }
 
 #[test]
+fn mounts_in_the_file_are_texts_or_tables() {
+    let texts = file("mount = [\"/a=memory:\", \"/b=memory:?ro\"]\n");
+    let tables = file(
+        "[[mount]]\nprefix = \"/a\"\nurl = \"memory:\"\n[[mount]]\nprefix = \"/b\"\nurl = \"memory:\"\nro = true\n",
+    );
+    for file in [texts, tables] {
+        assert_eq!(read(&["--config", file.path().to_str().unwrap()], &[]).unwrap().mounts.len(), 2);
+    }
+    let nameless = file("[[mount]]\nurl = \"memory:\"\n");
+    assert!(sentence(&["--config", nameless.path().to_str().unwrap()], &[]).contains("a mount needs a prefix"));
+}
+
+#[test]
 fn listening_beyond_this_machine_needs_to_be_asked_for() {
     for addr in ["0.0.0.0:0", "[::]:0", "192.0.2.1:50051"] {
         let sentence = sentence(&["--listen", "127.0.0.1:0", "--listen", addr], &[]);

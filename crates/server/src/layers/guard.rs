@@ -3,6 +3,7 @@
 //! - Every answer carries `mmap-node`: as an initial header, and with an error, which has no body, among the
 //!   trailers.
 //! - The caller's deadline ends the handler's work, and the answer says ETIMEDOUT.
+//! - A message that the transport cannot read, or finds too large, is the caller's mistake: EINVAL.
 //! - A handler's panic ends that call alone; its text goes to the log.
 //! - Of the contract's own methods at most a bounded number run, in all and of one connection; more wait a
 //!   bounded time. A request whose message does not arrive gives its place back. Health and reflection are
@@ -23,8 +24,8 @@ use mmap_core::error::{Errno, Error};
 use mmap_proto::names::{ERROR_DOMAIN, NODE};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout_at};
-use tonic::Status;
 use tonic::body::Body;
+use tonic::{Code, Status};
 use tower::{Layer, Service, ServiceExt as _};
 
 use super::call::Call;
@@ -45,12 +46,14 @@ struct Shared {
     node: HeaderValue,
     calls: Arc<Semaphore>,
     calls_max: usize,
+    max_message: u64,
 }
 
 impl GuardLayer {
-    /// A guard that lets at most `calls` calls run, of all connections together.
-    pub(crate) fn new(node: HeaderValue, calls: usize) -> Self {
-        Self(Arc::new(Shared { node, calls: Arc::new(Semaphore::new(calls)), calls_max: calls }))
+    /// A guard that lets at most `calls` calls run, of all connections together, each with at most `max_message`
+    /// bytes of data.
+    pub(crate) fn new(node: HeaderValue, calls: usize, max_message: u64) -> Self {
+        Self(Arc::new(Shared { node, calls: Arc::new(Semaphore::new(calls)), calls_max: calls, max_message }))
     }
 }
 
@@ -121,7 +124,8 @@ impl Shared {
                 biased;
                 answered = &mut handler => {
                     return match answered {
-                        Ok(Ok(response)) => Ok(response),
+                        Ok(Ok(response)) if call.is_received() => Ok(response),
+                        Ok(Ok(response)) => self.without_message(response, call),
                         Ok(Err(never)) => match never {},
                         Err(panic) => Err(call.fail_by_fault(panic_text(panic.as_ref()))),
                     };
@@ -135,6 +139,26 @@ impl Shared {
                 return Err(call.fail(&message_overdue()));
             }
         }
+    }
+
+    /// The answer to a request whose message never reached its handler: the transport made it, and says with a
+    /// code of its own that the message is at fault.
+    fn without_message(&self, response: Response<Body>, call: &Call) -> Result<Response<Body>, Status> {
+        let status = Status::from_header_map(response.headers());
+        let made = status.as_ref().map(|status| (status.code(), status.message()));
+        let error = match made {
+            Some((Code::OutOfRange | Code::ResourceExhausted, what)) => {
+                let max = self.max_message;
+                Error::invalid(
+                    "message",
+                    format!("the message is too large ({what}): send at most {max} bytes of data"),
+                )
+                .with("max", max)
+            }
+            Some((Code::Internal, what)) => Error::invalid("message", format!("the message cannot be read: {what}")),
+            _ => return Ok(response),
+        };
+        Err(call.fail(&error))
     }
 
     /// A place for the call among its connection's and among all.
@@ -201,7 +225,6 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use tonic::Code;
     use tonic_types::StatusExt as _;
     use tower::service_fn;
 
@@ -230,7 +253,7 @@ mod tests {
     }
 
     fn layer(calls: usize) -> GuardLayer {
-        GuardLayer::new(HeaderValue::from_static("n1"), calls)
+        GuardLayer::new(HeaderValue::from_static("n1"), calls, 4096)
     }
 
     async fn fine(_: Request<Body>) -> Result<Response<Body>, Infallible> {
