@@ -6,6 +6,7 @@
 //! rights are missing now, is not.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -25,6 +26,8 @@ pub struct Mount {
     url: String,
     store: Arc<dyn FileStore>,
     access: Mutex<Access>,
+    /// That rights are missing was said.
+    warned: AtomicBool,
     /// Held while a probe runs; holds when and how the last one failed.
     probing: tokio::sync::Mutex<Option<(Instant, Error)>>,
 }
@@ -82,7 +85,14 @@ impl Mount {
 
     fn bind(prefix: String, url: String, store: Arc<dyn FileStore>, access: Access, limits: &Limits) -> Self {
         let store = Arc::new(BoundedStore::new(store, limits.store_timeout, limits.inflight_bytes()));
-        Self { prefix, url, store, access: Mutex::new(access), probing: tokio::sync::Mutex::new(None) }
+        Self {
+            prefix,
+            url,
+            store,
+            access: Mutex::new(access),
+            warned: AtomicBool::new(false),
+            probing: tokio::sync::Mutex::new(None),
+        }
     }
 
     /// Its prefix: `/`, or a path without a `/` at its end.
@@ -180,7 +190,9 @@ impl Mount {
             }
             // Rights can be given while the server runs, so this is asked again.
             Err(StoreFault::Denied(source)) => {
-                tracing::warn!(mount = self.prefix, url = self.url, %source, "the store may not be written");
+                if !self.warned.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(mount = self.prefix, url = self.url, %source, "READ-ONLY: no right to write");
+                }
                 Err(self.read_only("its store may not be written with the server's rights"))
             }
             Err(fault) => Err(self.fault(fault)),

@@ -93,11 +93,10 @@ impl Vfs {
     /// # Errors
     /// As the first mount that fails: a list with a mount left out would be wrong.
     pub async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<(FilePath, Stat)>> {
-        let mut files = Vec::new();
-        for mount in &self.mounts {
-            let found = self.list_mount(mount, prefix, after, limit).await;
-            files.extend(found.map_err(|fault| mount.fault(fault))?);
-        }
+        let lists = self.mounts.iter().map(|mount| async move {
+            self.list_mount(mount, prefix, after, limit).await.map_err(|fault| mount.fault(fault))
+        });
+        let mut files = futures::future::try_join_all(lists).await?.concat();
         files.sort_by(|(a, _), (b, _)| a.cmp(b));
         files.truncate(limit);
         Ok(files)

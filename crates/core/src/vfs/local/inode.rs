@@ -1,7 +1,9 @@
 //! What an inode says of a file: its version, its stat, and the commit that made its content.
 //!
-//! A version is inode, mtime, ctime and size. What it cannot see: a second change by another program within the
-//! kernel's clock tick (1 to 4 ms; Linux 6.13 and later tell them apart) that leaves the size as it is.
+//! A version is inode, mtime, ctime and size. The kernel's own times are as coarse as its clock tick (1 to 4 ms
+//! before Linux 6.13), and a freed inode's number is soon used again, so each change of ours is given an mtime of
+//! its own, to the nanosecond: no two of them look alike, and neither does what another program makes of one
+//! within the tick. What a version cannot see: two changes by other programs within one tick that leave the size.
 //!
 //! The commit is kept in an extended attribute together with the mtime and the size that it belongs to, so
 //! that a later change by another program, which leaves the attribute standing, is not taken for ours. A file
@@ -10,6 +12,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::XattrFlags;
@@ -85,14 +88,30 @@ pub(super) fn stat_of(file: &File) -> StoreResult<Stat> {
     Ok(Stat { commit, ..identity.stat() })
 }
 
-/// Marks the file's present content with its commit, where the file system can. Nothing may be written to it
-/// afterwards.
+/// Gives the file's present content an mtime of its own and marks it with its commit, where the file system can.
+/// Nothing may be written to it afterwards.
 pub(super) fn mark(file: &File, commit: CommitId) -> StoreResult<()> {
+    // Only the file's owner may set its times; with the kernel's own it is as safe as anybody's change.
+    if let Err(error) = file.set_modified(SystemTime::UNIX_EPOCH + unique_time()) {
+        tracing::debug!(%error, "a change is not given a time of its own");
+    }
     let seal = Identity::of_file(file)?.seal(commit);
     if let Err(error) = rustix::fs::fsetxattr(file, COMMIT_ATTRIBUTE, seal.as_bytes(), XattrFlags::empty()) {
         tracing::debug!(%error, "the file system keeps no extended attributes, so a commit is not marked");
     }
     Ok(())
+}
+
+/// The time since the epoch, never the same twice in this process.
+fn unique_time() -> Duration {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX - 1);
+    let last = LAST.fetch_max(now, Ordering::Relaxed);
+    if last < now {
+        return Duration::from_nanos(now);
+    }
+    Duration::from_nanos(LAST.fetch_add(1, Ordering::Relaxed).saturating_add(1))
 }
 
 /// What the system's error means, where nothing more is known.

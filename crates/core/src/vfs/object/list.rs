@@ -19,17 +19,30 @@ use super::bucket::{Bucket, fault};
 use crate::vfs::fault::{StoreFault, StoreResult};
 use crate::vfs::store::Listed;
 
+/// Empty objects that are asked for at a time.
+const HEADS_AT_ONCE: usize = 16;
+
 impl Bucket {
     pub(super) async fn list_names(&self, prefix: &str, after: Option<&str>, limit: usize) -> StoreResult<Vec<Listed>> {
         let mut found = Vec::new();
+        if limit == 0 {
+            return Ok(found);
+        }
         if let Some(exact) = self.exact(prefix, after).await? {
             found.push(exact);
         }
         let mut objects = self.objects(prefix, after);
         let mut last: Option<String> = None;
-        while found.len() < limit
-            && let Some(meta) = objects.try_next().await.map_err(fault)?
-        {
+        // How many of those found are known to be files and no folders' markers.
+        let mut known = found.len();
+        loop {
+            if found.len() >= limit {
+                known = self.drop_markers(&mut found, known).await?;
+                if known >= limit {
+                    break;
+                }
+            }
+            let Some(meta) = objects.try_next().await.map_err(fault)? else { break };
             let Some(name) = self.name(&meta.location) else { continue };
             match order(last.as_deref(), name, meta.size)? {
                 Ordering::Less => last = Some(name.to_owned()),
@@ -39,14 +52,26 @@ impl Bucket {
                 continue;
             }
             if name.starts_with(prefix) {
-                if meta.size > 0 || self.is_there(&meta.location).await? {
-                    found.push(Listed { name: name.to_owned(), stat: self.stat_of(&meta)? });
-                }
+                found.push(Listed { name: name.to_owned(), stat: self.stat_of(&meta)? });
             } else if name > prefix {
                 break;
             }
         }
+        self.drop_markers(&mut found, known).await?;
         Ok(found)
+    }
+
+    /// Drops the markers of folders behind the first `known`; answers how many are left.
+    async fn drop_markers(&self, found: &mut Vec<Listed>, known: usize) -> StoreResult<usize> {
+        let fresh = found.split_off(known.min(found.len()));
+        let ask = |file: Listed| async move {
+            let is_file = file.stat.size > 0 || self.is_there(&self.path(&file.name)?).await?;
+            Ok(is_file.then_some(file))
+        };
+        let asks: Vec<_> = fresh.into_iter().map(ask).collect();
+        let files: Vec<Option<Listed>> = futures::stream::iter(asks).buffered(HEADS_AT_ONCE).try_collect().await?;
+        found.extend(files.into_iter().flatten());
+        Ok(found.len())
     }
 
     /// The objects to look at, from the first that may belong to the answer.

@@ -15,6 +15,8 @@ mod write;
 mod parts;
 
 #[cfg(test)]
+mod lookalike;
+#[cfg(test)]
 mod tests;
 
 pub use options::{Conditions, Identity, ObjectOptions};

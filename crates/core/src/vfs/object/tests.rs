@@ -1,122 +1,14 @@
 //! The layout `object` in memory: the conformance suite, and what only this layout promises.
 
-use std::fmt;
-use std::ops::Range;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use futures::stream::BoxStream;
-use object_store::{
-    Attribute, CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStoreExt,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult,
-};
-use parking_lot::Mutex;
+use object_store::{Attribute, ObjectStoreExt};
 
+use super::lookalike::{Lookalike, Vice};
 use super::*;
 use crate::vfs::conformance::{Bench, run_all};
 use crate::vfs::store::{Base, CommitId, Patch};
-
-/// What a look-alike gets wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Vice {
-    IgnoresConditions,
-    IgnoresIfMatchOnGet,
-    LosesReplies,
-    CutsBodies,
-    HasNoConditions,
-}
-
-/// A store in memory with vices.
-#[derive(Debug, Default)]
-struct Lookalike {
-    inner: InMemory,
-    vices: Mutex<Vec<Vice>>,
-}
-
-impl Lookalike {
-    fn with(vices: &[Vice]) -> Arc<Self> {
-        Arc::new(Self { inner: InMemory::new(), vices: Mutex::new(vices.to_vec()) })
-    }
-
-    fn has(&self, vice: Vice) -> bool {
-        self.vices.lock().contains(&vice)
-    }
-}
-
-impl fmt::Display for Lookalike {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Lookalike")
-    }
-}
-
-#[async_trait]
-impl ObjectStore for Lookalike {
-    async fn put_opts(
-        &self,
-        location: &Path,
-        payload: PutPayload,
-        mut opts: PutOptions,
-    ) -> object_store::Result<PutResult> {
-        if self.has(Vice::HasNoConditions) && opts.mode != object_store::PutMode::Overwrite {
-            return Err(object_store::Error::NotImplemented { operation: "put".into(), implementer: "it".into() });
-        }
-        if self.has(Vice::IgnoresConditions) {
-            opts.mode = object_store::PutMode::Overwrite;
-        }
-        let put = self.inner.put_opts(location, payload.clone(), opts.clone()).await?;
-        match self.has(Vice::LosesReplies) {
-            false => Ok(put),
-            // As object_store's client does: it repeats, and the store refuses what took effect before.
-            true => self.inner.put_opts(location, payload, opts).await,
-        }
-    }
-
-    async fn put_multipart_opts(
-        &self,
-        location: &Path,
-        opts: PutMultipartOptions,
-    ) -> object_store::Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(location, opts).await
-    }
-
-    async fn get_opts(&self, location: &Path, mut options: GetOptions) -> object_store::Result<GetResult> {
-        if self.has(Vice::IgnoresIfMatchOnGet) {
-            options.if_match = None;
-        }
-        let cut = self.has(Vice::CutsBodies) && !options.head;
-        let mut answer = self.inner.get_opts(location, options).await?;
-        if cut {
-            let (range, meta, attributes) = (answer.range.clone(), answer.meta.clone(), answer.attributes.clone());
-            let bytes = answer.bytes().await?;
-            let bytes = bytes.slice(..bytes.len() - 1);
-            let payload = futures::stream::once(async { Ok(bytes) }).boxed();
-            let payload = object_store::GetResultPayload::Stream(payload);
-            answer = GetResult { payload, meta, range, attributes, extensions: Default::default() };
-        }
-        Ok(answer)
-    }
-
-    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> object_store::Result<Vec<Bytes>> {
-        self.inner.get_ranges(location, ranges).await
-    }
-
-    fn delete_stream(
-        &self,
-        locations: BoxStream<'static, object_store::Result<Path>>,
-    ) -> BoxStream<'static, object_store::Result<Path>> {
-        self.inner.delete_stream(locations)
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> object_store::Result<()> {
-        self.inner.copy_opts(from, to, options).await
-    }
-}
 
 fn layout(store: Arc<dyn ObjectStore>) -> ObjectLayout {
     ObjectLayout::new(store, Path::from("mounted/here"), ObjectOptions::default())
@@ -182,6 +74,74 @@ async fn a_store_that_ignores_conditions_is_found_out() {
             Writability::Safe => panic!("{vice:?} was not noticed"),
         }
         assert_eq!(look.inner.list(None).count().await, 0, "the probe's object is removed");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_fails_or_whose_caller_goes_away_is_aborted() {
+    for vice in [Vice::FailsParts, Vice::StallsParts] {
+        let look = Lookalike::with(&[vice]);
+        let store = in_parts(look.clone());
+        let write = store.write_back("a", change(Base::Missing, 5000, &[(0, b"x")]));
+        let outcome = tokio::time::timeout(Duration::from_secs(5), write).await;
+        assert_eq!(outcome.is_err(), vice == Vice::StallsParts, "{outcome:?}");
+        assert!(!matches!(outcome, Ok(Ok(_))));
+        // What cleans up behind a dropped call is a task.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(look.aborted.load(Ordering::Relaxed), 1, "{vice:?}");
+        assert!(matches!(store.stat("a").await, Err(StoreFault::Missing)));
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_completed_although_its_reply_was_lost_is_a_success() {
+    let store = in_parts(Lookalike::with(&[Vice::LosesCompletions]));
+    let made = store.write_back("a", change(Base::Missing, 5000, &[(0, b"one")])).await.expect("it took effect");
+    assert_eq!(
+        store.stat("a").await.expect("there"),
+        Stat { modified: store.stat("a").await.expect("there").modified, ..made }
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_while_an_upload_runs_is_noticed_before_it_completes() {
+    let look = Lookalike::with(&[]);
+    let slow = object_store::throttle::ThrottledStore::new(
+        look.inner.clone(),
+        object_store::throttle::ThrottleConfig { wait_put_per_call: Duration::from_secs(1), ..Default::default() },
+    );
+    let (store, other) = (in_parts(Arc::new(slow)), in_parts(look));
+    let made = other.write_back("a", change(Base::Missing, 5000, &[(0, b"one")])).await.expect("made");
+    let write = store.write_back("a", change(at(&made), 5000, &[(0, b"ours")]));
+    let intrude = async {
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        other.write_back("a", change(at(&made), 5000, &[(0, b"theirs")])).await
+    };
+    let (ours, theirs) = tokio::join!(write, intrude);
+    assert!(matches!(ours, Err(StoreFault::Changed)), "{ours:?}");
+    assert_eq!(other.stat("a").await.expect("there").version, theirs.expect("they were first").version);
+}
+
+#[tokio::test]
+async fn markers_of_folders_are_not_listed_as_files() {
+    // The client cuts the `/` off a marker's key, so in memory a marker is what a list shows and a HEAD denies.
+    let memory = Arc::new(InMemory::new());
+    let markers = Lookalike::listing_markers((*memory).clone(), &["a", "m", "z"]);
+    for name in ["a/1", "b", "empty", "m.txt", "m/2"] {
+        let content: &'static [u8] = if name == "empty" { b"" } else { b"x" };
+        memory.put(&Path::from(name), content.into()).await.expect("a file");
+    }
+    let store = ObjectLayout::new(markers, Path::ROOT, ObjectOptions::default());
+    for limit in [1, 2, 100] {
+        let mut names: Vec<String> = Vec::new();
+        loop {
+            let piece = store.list("", names.last().map(String::as_str), limit).await.expect("a list");
+            if piece.is_empty() {
+                break;
+            }
+            names.extend(piece.into_iter().map(|file| file.name));
+        }
+        assert_eq!(names, ["a/1", "b", "empty", "m.txt", "m/2"], "in pieces of {limit}");
     }
 }
 
