@@ -3,9 +3,9 @@
 //! All work is blocking system calls, made on the runtime's threads for those. A call whose caller has gone
 //! ends at its next step; a change that has passed its last check takes effect all the same.
 
-mod copy;
 mod inode;
 
+mod copy;
 mod root;
 
 mod read;

@@ -5,6 +5,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt, symlink};
 
 use tempfile::TempDir;
 
+use super::temp::TurnGuard;
 use super::*;
 use crate::vfs::conformance::{Bench, run_all};
 use crate::vfs::store::{Base, CommitId, Patch};
@@ -124,6 +125,25 @@ async fn what_is_no_regular_file_is_no_file() {
     let made = store.write_back("folder", change(Base::Missing, 0, &[])).await;
     assert!(matches!(made, Err(StoreFault::BadName(_))), "{made:?}");
     assert_eq!(store.list("", None, 9).await.expect("a list").len(), 1);
+}
+
+#[tokio::test]
+async fn a_change_waits_for_another_servers_turn_and_then_sees_its_change() {
+    let (folder, store) = opened();
+    let other = LocalLayout::open(folder.path()).expect("it opens again");
+    let made = store.write_back("a", change(Base::Missing, 3, &[(0, b"one")])).await.expect("made");
+    for (size, patches) in [(4, &[(0, &b"ours"[..])][..]), (2, &[])] {
+        let turn = TurnGuard::take(&other.root);
+        let base = at(&store.stat("a").await.expect("there"));
+        let write = store.write_back("a", change(base, size, patches));
+        let mut write = std::pin::pin!(write);
+        let waited = tokio::time::timeout(std::time::Duration::from_millis(200), &mut write).await;
+        assert!(waited.is_err(), "it did not wait: {waited:?}");
+        fs::write(folder.path().join("a"), "theirs").expect("the other's change");
+        drop(turn);
+        assert!(matches!(write.await, Err(StoreFault::Changed)), "{made:?}");
+        assert_eq!(fs::read(folder.path().join("a")).expect("there"), b"theirs");
+    }
 }
 
 #[tokio::test]

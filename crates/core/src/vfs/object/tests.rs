@@ -112,7 +112,8 @@ async fn a_change_while_an_upload_runs_is_noticed_before_it_completes() {
     );
     let (store, other) = (in_parts(Arc::new(slow)), in_parts(look));
     let made = other.write_back("a", change(Base::Missing, 5000, &[(0, b"one")])).await.expect("made");
-    let write = store.write_back("a", change(at(&made), 5000, &[(0, b"ours")]));
+    // All of it is known, so that nothing of the base is fetched on the way.
+    let write = store.write_back("a", change(at(&made), 5000, &[(0, &[b'o'; 5000])]));
     let intrude = async {
         tokio::time::sleep(Duration::from_millis(2500)).await;
         other.write_back("a", change(at(&made), 5000, &[(0, b"theirs")])).await
