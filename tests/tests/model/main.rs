@@ -147,6 +147,8 @@ impl Run {
             let landed = self.world.peek(file).await;
             if landed != self.model.files[file].stored {
                 assert!(create && landed == Some(vec![0; start + len]));
+                // It was seen to be missing before it was made.
+                self.asked(file);
                 self.model.files[file].put(landed);
             }
             return self.learn(file).await;
