@@ -157,6 +157,13 @@ impl File {
     /// EBUSY.
     pub async fn discard(&self, ranges: &[ByteRange], process: Option<&ProcessKey>) -> Result<()> {
         let _commit = self.commit.lock().await;
+        // An attempt of ours that landed unseen would be taken for somebody else's change once its pages are
+        // given up. If the store does not answer now, that is what happens: a conflict, and nothing lost.
+        if !self.state.read().attempts.is_empty()
+            && let Err(error) = self.refresh_holding_commit().await
+        {
+            tracing::warn!(path = %self.path, ?error, "the fate of an earlier write-back is not known");
+        }
         let mut state = self.state.write();
         for range in ranges {
             if let Some(process) = process {

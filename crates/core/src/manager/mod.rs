@@ -16,6 +16,8 @@ mod access;
 mod files;
 mod info;
 mod life;
+#[cfg(test)]
+mod mmap_tests;
 
 use std::sync::Arc;
 
