@@ -23,7 +23,6 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::server::Router;
 use tower::layer::util::{Identity, Stack};
-use url::Url;
 
 use crate::config::Config;
 use crate::connection::Ends;
@@ -220,9 +219,7 @@ fn default_mount(config: &Config) -> Result<MountSpec, ServerError> {
     let folder = config.default_folder();
     std::fs::create_dir_all(&folder)
         .map_err(|error| ServerError::Failed(format!("the folder {} cannot be made: {error}", folder.display())))?;
-    let url = Url::from_file_path(&folder)
-        .map_err(|()| ServerError::Config(format!("{} is not an absolute path", folder.display())))?;
-    MountSpec::parse(&format!("/={url}")).map_err(|error| server_error(&error))
+    MountSpec::of_folder("/", &folder).map_err(|error| server_error(&error))
 }
 
 fn server_error(error: &Error) -> ServerError {
