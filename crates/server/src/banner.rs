@@ -20,12 +20,8 @@ pub(crate) fn banner(server: &Server) -> String {
     for (asked, addr) in config.listen.iter().zip(server.addrs()) {
         line("listening", &if asked.is_local() { addr } else { format!("{addr} (asked for {asked})") });
     }
-    for mount in server.mounts().unwrap_or_default() {
-        let trouble = mount.answer.as_ref().err().map(|why| format!(" (does not answer: {why})")).unwrap_or_default();
-        line("mounted", &format!("{} = {}{trouble}", mount.prefix, mount.url));
-    }
-    if server.mounts().is_none() {
-        line("mounted", "not known: the mounts take long to answer");
+    for mount in server.mounts() {
+        line("mounted", &mount.to_string());
     }
     line("state", &config.state_dir.display().to_string());
     line("memory", &show_size(config.limits.memory));
@@ -38,9 +34,10 @@ pub(crate) fn banner(server: &Server) -> String {
 }
 
 fn grpcurl(addr: &str) -> String {
-    // grpcurl dials a socket file by its path, with a flag of its own.
+    // grpcurl dials a socket file by its path, with a flag of its own, and would take that path for the
+    // authority, which HTTP/2 refuses.
     let (flag, target) = match addr.strip_prefix("unix:") {
-        Some(path) => ("-unix ", path),
+        Some(path) => ("-unix -authority localhost ", path),
         None => ("", addr),
     };
     format!(
@@ -56,6 +53,9 @@ mod tests {
     #[test]
     fn the_command_to_try_dials_a_socket_as_well_as_a_port() {
         assert!(grpcurl("127.0.0.1:5").ends_with("' 127.0.0.1:5 mmap.v1.MmapService/Mmap"));
-        assert!(grpcurl("unix:/m.sock").contains("-unix ") && grpcurl("unix:/m.sock").contains(" /m.sock "));
+        assert!(
+            grpcurl("unix:/m.sock").contains("-unix -authority localhost ")
+                && grpcurl("unix:/m.sock").contains(" /m.sock ")
+        );
     }
 }

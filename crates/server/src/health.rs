@@ -1,11 +1,13 @@
 //! [`Health`]: `grpc.health.v1` for the whole and for each service. SERVING only while every mount answers.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use mmap_core::manager::{MmapManager, MountStatus};
+use futures::future::join_all;
+use mmap_core::vfs::Mount;
 use mmap_proto::v1::file_service_server::SERVICE_NAME as FILE_SERVICE;
 use mmap_proto::v1::mmap_service_server::SERVICE_NAME as MMAP_SERVICE;
 use mmap_proto::v1::process_service_server::SERVICE_NAME as PROCESS_SERVICE;
@@ -25,15 +27,15 @@ const CHECK_TIME: Duration = Duration::from_secs(5);
 /// Tells how the service is.
 #[derive(Debug)]
 pub(crate) struct Health {
-    manager: Arc<MmapManager>,
+    mounts: Vec<Arc<Mount>>,
     reporter: HealthReporter,
     well: AtomicBool,
 }
 
 impl Health {
-    /// Nothing is serving yet.
-    pub(crate) async fn new(manager: Arc<MmapManager>) -> Self {
-        let health = Self { manager, reporter: HealthReporter::new(), well: AtomicBool::new(true) };
+    /// The health of a server with these mounts; nothing is serving yet.
+    pub(crate) async fn new(mounts: Vec<Arc<Mount>>) -> Self {
+        let health = Self { mounts, reporter: HealthReporter::new(), well: AtomicBool::new(true) };
         health.set(ServingStatus::NotServing).await;
         health
     }
@@ -43,13 +45,11 @@ impl Health {
         HealthServer::new(HealthService::from_health_reporter(self.reporter.clone()))
     }
 
-    /// Asks every mount, tells the outcome, and answers how the mounts are; `None` if they took too long.
-    pub(crate) async fn check(&self) -> Option<Vec<MountStatus>> {
-        let mounts = timeout(CHECK_TIME, self.manager.check_mounts()).await.ok();
-        let silent: Vec<String> = match &mounts {
-            Some(mounts) => mounts.iter().filter_map(complaint).collect(),
-            None => vec![format!("no answer within {} s", CHECK_TIME.as_secs())],
-        };
+    /// Asks every mount, tells the outcome, and answers how each is.
+    pub(crate) async fn check(&self) -> Vec<MountHealth> {
+        let mounts = join_all(self.mounts.iter().map(|mount| ask(mount))).await;
+        let silent: Vec<String> =
+            mounts.iter().filter(|mount| mount.trouble.is_some()).map(ToString::to_string).collect();
         let well = silent.is_empty();
         // Told once, when it changes: a store that is away for an hour is not 720 lines of log.
         if self.well.swap(well, Ordering::Relaxed) != well {
@@ -89,7 +89,29 @@ impl Health {
     }
 }
 
-fn complaint(mount: &MountStatus) -> Option<String> {
-    let why = mount.answer.as_ref().err()?;
-    Some(format!("{} = {}: {why}", mount.prefix, mount.url))
+/// How a mount is.
+#[derive(Clone, Debug)]
+pub(crate) struct MountHealth {
+    prefix: String,
+    url: String,
+    /// Why it does not answer.
+    trouble: Option<String>,
+}
+
+impl fmt::Display for MountHealth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} = {}", self.prefix, self.url)?;
+        match &self.trouble {
+            Some(why) => write!(f, " ({why})"),
+            None => Ok(()),
+        }
+    }
+}
+
+async fn ask(mount: &Mount) -> MountHealth {
+    let trouble = match timeout(CHECK_TIME, mount.check()).await {
+        Ok(answer) => answer.err().map(|error| error.message().to_owned()),
+        Err(_) => Some(format!("no answer within {} s", CHECK_TIME.as_secs())),
+    };
+    MountHealth { prefix: mount.prefix().to_owned(), url: mount.url().to_owned(), trouble }
 }

@@ -71,7 +71,10 @@ impl Listener {
 
     fn bind_unix(path: &Path) -> Result<Self, String> {
         let shown = path.display();
-        let failed = |error: io::Error| format!("cannot listen on unix:{shown}: {error}");
+        let failed = |error: io::Error| match error.kind() == io::ErrorKind::NotFound {
+            true => format!("cannot listen on unix:{shown}: its folder is not there, make it first"),
+            false => format!("cannot listen on unix:{shown}: {error}"),
+        };
         remove_stale(path)?;
         let socket = UnixSocket::new_stream().map_err(failed)?;
         socket.bind(path).map_err(failed)?;
@@ -245,6 +248,8 @@ mod tests {
         let path = dir.path().join("m.sock");
         fs::write(&path, "precious").unwrap();
         assert!(Listener::bind(&ListenAddr::Unix(path.clone())).await.unwrap_err().contains("no socket"));
+        let nowhere = ListenAddr::Unix(dir.path().join("nowhere/m.sock"));
+        assert!(Listener::bind(&nowhere).await.unwrap_err().contains("make it first"));
         fs::remove_file(&path).unwrap();
         let listener = Listener::bind(&ListenAddr::Unix(path.clone())).await.unwrap();
         let kept = dir.path().join("kept");

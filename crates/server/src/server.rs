@@ -10,9 +10,9 @@ use std::time::Duration;
 use futures::{Stream, StreamExt as _};
 use http::HeaderValue;
 use mmap_core::error::{Errno, Error};
-use mmap_core::manager::{MmapManager, MountStatus, ShutdownReport};
+use mmap_core::manager::{MmapManager, ShutdownReport};
 use mmap_core::state::StateDir;
-use mmap_core::vfs::{MountSpec, Vfs};
+use mmap_core::vfs::{Mount, MountSpec, Vfs};
 use mmap_proto::v1;
 use mmap_proto::v1::file_service_server::FileServiceServer;
 use mmap_proto::v1::mmap_service_server::MmapServiceServer;
@@ -23,11 +23,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::server::Router;
 use tower::layer::util::{Identity, Stack};
-use url::Url;
 
 use crate::config::Config;
 use crate::connection::Ends;
-use crate::health::Health;
+use crate::health::{Health, MountHealth};
 use crate::layers::GuardLayer;
 use crate::listener::{Listener, incoming};
 use crate::service::{Files, Front, Mmaps, Processes};
@@ -91,7 +90,7 @@ pub struct Server {
     listeners: Vec<Listener>,
     manager: Arc<MmapManager>,
     health: Health,
-    mounts: Option<Vec<MountStatus>>,
+    mounts: Vec<MountHealth>,
 }
 
 impl Server {
@@ -104,8 +103,8 @@ impl Server {
         for addr in &config.listen {
             listeners.push(Listener::bind(addr).await.map_err(ServerError::Failed)?);
         }
-        let manager = open_core(&config)?;
-        let health = Health::new(manager.clone()).await;
+        let (manager, mounts) = open_core(&config)?;
+        let health = Health::new(mounts).await;
         let mounts = health.check().await;
         Ok(Self { config, listeners, manager, health, mounts })
     }
@@ -115,9 +114,9 @@ impl Server {
         self.listeners.iter().map(|listener| listener.addr().to_owned()).collect()
     }
 
-    /// How the mounts were at the start; `None` if they took too long to answer.
-    pub fn mounts(&self) -> Option<&[MountStatus]> {
-        self.mounts.as_deref()
+    /// How the mounts were at the start.
+    pub(crate) fn mounts(&self) -> &[MountHealth] {
+        &self.mounts
     }
 
     /// How it is configured.
@@ -202,15 +201,17 @@ async fn give_up(manager: &Arc<MmapManager>) -> ExitReport {
     }
 }
 
-/// The core with its mounts, as configured.
-fn open_core(config: &Config) -> Result<Arc<MmapManager>, ServerError> {
+/// The core and its mounts, as configured.
+fn open_core(config: &Config) -> Result<(Arc<MmapManager>, Vec<Arc<Mount>>), ServerError> {
     let state = StateDir::open(&config.state_dir).map_err(|error| server_error(&error))?;
     let mounts = match config.mounts.as_slice() {
         [] => vec![default_mount(config)?],
         mounts => mounts.to_vec(),
     };
     let vfs = Vfs::open(&mounts, &config.limits).map_err(|error| server_error(&error))?;
-    MmapManager::open(vfs, state, config.limits.clone()).map_err(|error| server_error(&error))
+    let mounts = vfs.mounts().to_vec();
+    let manager = MmapManager::open(vfs, state, config.limits.clone()).map_err(|error| server_error(&error))?;
+    Ok((manager, mounts))
 }
 
 /// The folder that is served when nothing is mounted, made if it is missing.
@@ -218,9 +219,7 @@ fn default_mount(config: &Config) -> Result<MountSpec, ServerError> {
     let folder = config.default_folder();
     std::fs::create_dir_all(&folder)
         .map_err(|error| ServerError::Failed(format!("the folder {} cannot be made: {error}", folder.display())))?;
-    let url = Url::from_file_path(&folder)
-        .map_err(|()| ServerError::Config(format!("{} is not an absolute path", folder.display())))?;
-    MountSpec::parse(&format!("/={url}")).map_err(|error| server_error(&error))
+    MountSpec::of_folder("/", &folder).map_err(|error| server_error(&error))
 }
 
 fn server_error(error: &Error) -> ServerError {

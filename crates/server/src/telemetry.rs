@@ -6,8 +6,9 @@ use std::io::IsTerminal as _;
 
 use tracing_subscriber::EnvFilter;
 
-/// What is logged where nothing else is asked for.
-const DEFAULT_FILTER: &str = "info";
+/// What is logged where nothing else is asked for. Each retry of a store is news for who looks for it only:
+/// what comes of them is logged here.
+const DEFAULT_FILTER: &str = "info,object_store=warn";
 
 /// Starts logging by `filter`, else by RUST_LOG.
 ///

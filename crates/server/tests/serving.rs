@@ -239,3 +239,34 @@ async fn a_stop_ends_what_would_last_for_ever_and_is_clean() {
     assert!(report.is_clean());
     drop((silent, channel));
 }
+
+/// A stream that only its client can end.
+async fn endless(server: &Running) -> impl Sized + use<> {
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    let mut client = ServerReflectionClient::new(server.channel().await);
+    client.server_reflection_info(tokio_stream::pending()).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_stream_that_does_not_end_holds_up_the_drain_for_a_third_of_the_time() {
+    let server = Running::start(&["--shutdown-timeout", "900ms"]).await;
+    let stream = endless(&server).await;
+    let start = std::time::Instant::now();
+    server.ask_to_stop();
+    let report = timeout(Duration::from_secs(10), server.ended()).await.expect("the drain hangs");
+    assert!(start.elapsed() >= Duration::from_millis(300), "the drain waits for what runs");
+    assert!(report.is_clean(), "{report:?}");
+    drop(stream);
+}
+
+#[tokio::test]
+async fn a_second_request_to_stop_ends_the_drain_at_once_and_is_not_clean() {
+    let server = Running::start(&["--shutdown-timeout", "10m"]).await;
+    let stream = endless(&server).await;
+    server.ask_to_stop();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    server.ask_to_stop();
+    let report = timeout(Duration::from_secs(10), server.ended()).await.expect("the drain goes on");
+    assert!(!report.is_clean());
+    drop(stream);
+}

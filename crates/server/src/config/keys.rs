@@ -114,7 +114,7 @@ pub(super) const KEYS: &[Key] = &[
     Key::one(
         "log",
         "FILTER",
-        "What to log, as in RUST_LOG, which it wins over: error, info, mmap_server=debug,info [default: info]",
+        "What to log, as in RUST_LOG, which it wins over: error, info, mmap_server=debug,info [default: info,object_store=warn]",
     ),
     Key::one(CONFIG, "FILE", "TOML file with the same keys; flags win over variables, variables over the file"),
 ];

@@ -1,8 +1,14 @@
 //! Tests of the configuration as a whole: which source wins, and what is refused with which sentence.
 
+use std::ffi::OsString;
 use std::io::Write as _;
+use std::path::Path;
+use std::time::Duration;
 
-use super::*;
+use super::keys;
+use super::listen::ListenAddr;
+use super::refusal::Refusal;
+use super::validated::{Config, default_listen};
 
 const HOME: (&str, &str) = ("HOME", "/home/somebody");
 
@@ -115,7 +121,7 @@ fn a_wrong_value_is_told_with_where_it_stands() {
         let sentence = sentence(&args, &[]);
         assert!(sentence.starts_with(place), "{sentence}");
     }
-    assert!(sentence(&["--memory", "64MiB", "--max-message", "32MiB"], &[]).starts_with("--max-message: "));
+    assert!(sentence(&["--memory", "64MiB", "--max-message", "32MiB"], &[]).starts_with("--memory: "));
 }
 
 #[test]

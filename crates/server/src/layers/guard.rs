@@ -148,7 +148,7 @@ impl Shared {
         let made = status.as_ref().map(|status| (status.code(), status.message()));
         let error = match made {
             Some((Code::OutOfRange | Code::ResourceExhausted, what)) => {
-                let max = self.max_message;
+                let (max, what) = (self.max_message, what.trim_start_matches("Error, "));
                 Error::invalid(
                     "message",
                     format!("the message is too large ({what}): send at most {max} bytes of data"),

@@ -17,6 +17,7 @@ use tonic::Status;
 
 use crate::convert::millis;
 use crate::layers::Call;
+use crate::status::to_status;
 
 /// Heartbeats come no faster than this, however short the grace is: they cost a wake-up a process.
 const BEAT_MIN: Duration = Duration::from_millis(200);
@@ -35,7 +36,8 @@ struct Attached {
 enum Event {
     Beat,
     Ended,
-    Failed(Error),
+    Stopping,
+    TimedOut,
 }
 
 /// The stream of `attachment`; ends with an error when `stopping` is cancelled.
@@ -53,7 +55,10 @@ pub(super) fn attached(
         match attached.next().await {
             Event::Beat => Some((Ok(attached.beat), Some(attached))),
             Event::Ended => None,
-            Event::Failed(error) => Some((Err(attached.call.fail(&error)), None)),
+            // Not a failure to be logged, although it travels as one: the client has to know that this is not
+            // the answer to an exit.
+            Event::Stopping => Some((Err(to_status(&server_is_stopping())), None)),
+            Event::TimedOut => Some((Err(attached.call.fail(&Call::timed_out())), None)),
         }
     });
     first.chain(rest).boxed()
@@ -69,8 +74,8 @@ impl Attached {
         tokio::select! {
             biased;
             () = self.attachment.ended() => Event::Ended,
-            () = self.stopping.cancelled() => Event::Failed(stopping()),
-            () = self.deadline() => Event::Failed(Call::timed_out()),
+            () = self.stopping.cancelled() => Event::Stopping,
+            () = self.deadline() => Event::TimedOut,
             () = sleep(self.period) => Event::Beat,
         }
     }
@@ -81,7 +86,7 @@ impl Attached {
     }
 }
 
-fn stopping() -> Error {
+fn server_is_stopping() -> Error {
     Error::new(Errno::Io, "the server is stopping; it syncs what this process wrote: attach again when it is back")
         .retry_after(Duration::from_secs(1))
 }

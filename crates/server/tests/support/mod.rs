@@ -2,12 +2,11 @@
 
 use std::ffi::OsString;
 
-use futures::StreamExt as _;
+use futures::channel::mpsc::{UnboundedSender, unbounded};
 use mmap_server::config::Config;
 use mmap_server::server::{ExitReport, Server};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -16,7 +15,7 @@ use tonic_types::StatusExt as _;
 pub(crate) struct Running {
     pub(crate) addrs: Vec<String>,
     _dir: TempDir,
-    stop: CancellationToken,
+    stops: UnboundedSender<()>,
     ended: JoinHandle<ExitReport>,
 }
 
@@ -28,10 +27,9 @@ impl Running {
         let base = ["mmapd", "--listen", "127.0.0.1:0", "--node", "n1", "--memory", "64MiB", "--state-dir"];
         let args = base.iter().map(OsString::from).chain([state.into()]).chain(args.iter().map(OsString::from));
         let server = Server::bind(Config::read(args, &|_| None).unwrap()).await.unwrap();
-        let (addrs, stop) = (server.addrs(), CancellationToken::new());
-        let stops = futures::stream::once(stop.clone().cancelled_owned()).boxed();
-        let ended = tokio::spawn(async move { server.serve(stops).await.unwrap() });
-        Self { addrs, _dir: dir, stop, ended }
+        let (addrs, (stops, asked)) = (server.addrs(), unbounded());
+        let ended = tokio::spawn(async move { server.serve(asked).await.unwrap() });
+        Self { addrs, _dir: dir, stops, ended }
     }
 
     /// A connection to its first address.
@@ -41,7 +39,7 @@ impl Running {
 
     /// Asks it to stop, as a signal does.
     pub(crate) fn ask_to_stop(&self) {
-        self.stop.cancel();
+        self.stops.unbounded_send(()).unwrap();
     }
 
     /// Waits for its end.
