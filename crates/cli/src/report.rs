@@ -49,7 +49,7 @@ impl Reporter {
         let mut text = format!("mmapctl: {}", self.sentence(error, remote));
         if remote.kind() == ErrorKind::Server {
             let name = remote.reason_name();
-            let reason = if name.is_empty() { format!("{:?}", remote.code()) } else { name.to_owned() };
+            let reason = if name.is_empty() { code_name(remote) } else { name.to_owned() };
             text.push_str(&format!(" ({reason})"));
         }
         if let Some(hint) = hint(remote) {
@@ -81,10 +81,22 @@ impl Reporter {
         json!({"error": {
             "message": self.sentence(error, remote),
             "reason": remote.reason_name(),
-            "code": format!("{:?}", remote.code()),
+            "code": code_name(remote),
             "metadata": remote.metadata(),
         }})
     }
+}
+
+/// The gRPC code as its specification writes it: `NOT_FOUND`.
+fn code_name(error: &mmap_client::Error) -> String {
+    let mut name = String::new();
+    for letter in format!("{:?}", error.code()).chars() {
+        if letter.is_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(letter.to_ascii_uppercase());
+    }
+    name
 }
 
 /// The sentence with the contexts that commands put around it. The chain below it is the transport's own.
