@@ -52,6 +52,9 @@ impl Reporter {
             let reason = if name.is_empty() { code_name(remote) } else { name.to_owned() };
             text.push_str(&format!(" ({reason})"));
         }
+        if remote.kind() == ErrorKind::Connect {
+            text.push_str(&format!("\n  cause: {}", remote.message()));
+        }
         if let Some(hint) = hint(remote) {
             text.push_str(&format!("\n  hint: {hint}"));
         }
@@ -61,11 +64,7 @@ impl Reporter {
     fn sentence(&self, error: &Error, remote: &mmap_client::Error) -> String {
         match remote.kind() {
             ErrorKind::Connect => {
-                let server = &self.server;
-                format!(
-                    "cannot reach {server}: start a server with `mmapd`, or name another with --server ({})",
-                    remote.message()
-                )
+                format!("cannot reach {}: start a server with `mmapd`, or name another with --server", self.server)
             }
             ErrorKind::Server
             | ErrorKind::Transport
@@ -120,8 +119,8 @@ fn hint(error: &mmap_client::Error) -> Option<&'static str> {
         Reason::Acces | Reason::UnAuth => Some("ask whoever runs the server for the right to do this"),
         Reason::RoFs => Some("the mount is read-only: write to another, or have it mounted without `ro`"),
         Reason::NoMem | Reason::DQuot => Some("a limit of the server is reached: sync, unmap, or try again later"),
+        Reason::Exist => Some("`mmapctl put --force` writes over it"),
         Reason::Inval
-        | Reason::Exist
         | Reason::SegvAccErr
         | Reason::SegvMapErr
         | Reason::SigBus

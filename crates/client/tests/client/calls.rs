@@ -71,6 +71,7 @@ async fn an_error_tells_code_reason_values_and_node() {
         let error = mapping.read(offset, length).await.expect_err("no such range");
         assert_eq!((error.reason(), error.code(), error.kind()), (Some(reason), code, ErrorKind::Server));
         assert_eq!(error.metadata()["offset"], offset.to_string());
+        assert_eq!(error.node(), Some("fake"));
     }
     let error = mapping.write(0, "x").await.expect_err("it is read-only");
     assert_eq!((error.reason(), error.code()), (Some(Reason::SegvAccErr), Code::PermissionDenied));

@@ -10,7 +10,6 @@
 mod error;
 pub mod fault;
 mod world;
-
 mod service;
 
 use std::{io, path::Path, time::Duration};
