@@ -3,20 +3,14 @@
 //! This file is the table of contents: what is shared, then one file a command (or a small family). Each command's
 //! file has its arguments, with the help that people read, and its `run`.
 
-// In dependency order: a module uses only what stands above it. The blank lines keep rustfmt from sorting it.
-
+// In dependency order: a module uses only what stands above it.
 mod exit;
 mod units;
-
 mod output;
-
 mod report;
-mod transfer;
-
 mod context;
-
+mod transfer;
 mod commands;
-
 mod cli;
 
 use std::process::ExitCode;

@@ -49,8 +49,11 @@ impl Reporter {
         let mut text = format!("mmapctl: {}", self.sentence(error, remote));
         if remote.kind() == ErrorKind::Server {
             let name = remote.reason_name();
-            let reason = if name.is_empty() { format!("{:?}", remote.code()) } else { name.to_owned() };
+            let reason = if name.is_empty() { code_name(remote) } else { name.to_owned() };
             text.push_str(&format!(" ({reason})"));
+        }
+        if remote.kind() == ErrorKind::Connect {
+            text.push_str(&format!("\n  cause: {}", remote.message()));
         }
         if let Some(hint) = hint(remote) {
             text.push_str(&format!("\n  hint: {hint}"));
@@ -61,11 +64,7 @@ impl Reporter {
     fn sentence(&self, error: &Error, remote: &mmap_client::Error) -> String {
         match remote.kind() {
             ErrorKind::Connect => {
-                let server = &self.server;
-                format!(
-                    "cannot reach {server}: start a server with `mmapd`, or name another with --server ({})",
-                    remote.message()
-                )
+                format!("cannot reach {}: start a server with `mmapd`, or name another with --server", self.server)
             }
             ErrorKind::Server
             | ErrorKind::Transport
@@ -81,10 +80,22 @@ impl Reporter {
         json!({"error": {
             "message": self.sentence(error, remote),
             "reason": remote.reason_name(),
-            "code": format!("{:?}", remote.code()),
+            "code": code_name(remote),
             "metadata": remote.metadata(),
         }})
     }
+}
+
+/// The gRPC code as its specification writes it: `NOT_FOUND`.
+fn code_name(error: &mmap_client::Error) -> String {
+    let mut name = String::new();
+    for letter in format!("{:?}", error.code()).chars() {
+        if letter.is_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(letter.to_ascii_uppercase());
+    }
+    name
 }
 
 /// The sentence with the contexts that commands put around it. The chain below it is the transport's own.
@@ -108,8 +119,8 @@ fn hint(error: &mmap_client::Error) -> Option<&'static str> {
         Reason::Acces | Reason::UnAuth => Some("ask whoever runs the server for the right to do this"),
         Reason::RoFs => Some("the mount is read-only: write to another, or have it mounted without `ro`"),
         Reason::NoMem | Reason::DQuot => Some("a limit of the server is reached: sync, unmap, or try again later"),
+        Reason::Exist => Some("`mmapctl put --force` writes over it"),
         Reason::Inval
-        | Reason::Exist
         | Reason::SegvAccErr
         | Reason::SegvMapErr
         | Reason::SigBus

@@ -20,7 +20,7 @@ const IN_FLIGHT: usize = 8;
 pub(crate) fn progress(size: u64, is_json: bool) -> ProgressBar {
     let target = if is_json { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
     let bar = ProgressBar::with_draw_target(Some(size), target);
-    let template = "{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+    let template = "{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta} {msg}";
     // The template is a constant; the default style would do if it were wrong.
     bar.with_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()))
 }

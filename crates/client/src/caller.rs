@@ -7,7 +7,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use mmap_proto::{names, v1};
 use tokio::time::Instant;
 use tonic::{
-    Request, Response, Status,
+    Code, Request, Response, Status,
     metadata::{Ascii, MetadataValue},
 };
 use tonic_health::pb::health_client::HealthClient;
@@ -17,7 +17,7 @@ use v1::{
 };
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
     retry::{self, Repeat, RetryPolicy},
     transport::Service,
 };
@@ -77,10 +77,17 @@ impl Caller {
         let deadline = Instant::now() + allowed;
         retry::run(self.settings.retry, repeat, deadline, || async {
             let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Error::deadline(allowed));
+            }
             let mut request = self.request(message.clone());
             request.set_timeout(left);
             match tokio::time::timeout(left, send(self.stubs(), request)).await {
-                Ok(answer) => answer.map_err(Error::from),
+                Ok(Ok(answer)) => Ok(answer),
+                Ok(Err(status)) => {
+                    let error = Error::from(status);
+                    Err(if is_late(&error, deadline) { Error::deadline(allowed) } else { error })
+                }
                 Err(_) => Err(Error::deadline(allowed)),
             }
         })
@@ -102,6 +109,17 @@ impl Caller {
     pub(crate) fn stubs(&self) -> Stubs {
         Stubs { service: self.service.clone(), max_answer: self.settings.max_answer }
     }
+}
+
+/// Whether it is our deadline that ended the call, whoever noticed: tonic's channel, or tonic's server, which answers
+/// a bare CANCELLED. An answer with a reason is the server's own and stays as it is.
+fn is_late(error: &Error, deadline: Instant) -> bool {
+    // Timers have a grain of 1 ms, and the header's value is cut off to it.
+    let is_due = Instant::now() + Duration::from_millis(5) >= deadline;
+    let is_bare = error.kind() == ErrorKind::Server && error.reason().is_none();
+    error.kind() == ErrorKind::Deadline
+        || (is_bare && error.code() == Code::DeadlineExceeded)
+        || (is_bare && error.code() == Code::Cancelled && is_due)
 }
 
 /// The generated clients, made where they are used.

@@ -106,14 +106,12 @@ impl Error {
         self.0.node.as_deref()
     }
 
-    /// Whether the call surely had no effect: it was never sent, or the server refused it with a reason that
-    /// excludes one. `false` means "not known". A range of an `msync` that failed half-way counts as not known.
+    /// Whether the call surely had no effect: it was never sent, or the server refused it with a reason that it gives
+    /// before it does anything. `false` means "not known".
     pub fn is_surely_without_effect(&self) -> bool {
         match self.0.kind {
             ErrorKind::Connect | ErrorKind::ProcessEnded | ErrorKind::Usage => true,
-            ErrorKind::Server => {
-                self.0.reason.is_some_and(|reason| !matches!(reason, Reason::Io | Reason::TimedOut | Reason::Fault))
-            }
+            ErrorKind::Server => self.0.reason.is_some_and(is_told_first),
             ErrorKind::Transport | ErrorKind::Deadline | ErrorKind::Protocol => false,
         }
     }
@@ -226,6 +224,32 @@ fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (
     std::iter::successors(Some(error), |error: &&'a (dyn StdError + 'static)| (*error).source())
 }
 
+/// Reasons that come before any effect. The others can end a call half-way: an `Exit` that synced one file of two.
+fn is_told_first(reason: Reason) -> bool {
+    match reason {
+        Reason::Inval
+        | Reason::NoEnt
+        | Reason::BadF
+        | Reason::Srch
+        | Reason::Exist
+        | Reason::Acces
+        | Reason::SegvAccErr
+        | Reason::SegvMapErr
+        | Reason::SigBus
+        | Reason::NotSup
+        | Reason::UnAuth => true,
+        Reason::RoFs
+        | Reason::Busy
+        | Reason::NoMem
+        | Reason::DQuot
+        | Reason::Stale
+        | Reason::Io
+        | Reason::UClean
+        | Reason::TimedOut
+        | Reason::Fault => false,
+    }
+}
+
 fn has_cause<E: StdError + 'static>(error: &(dyn StdError + 'static)) -> bool {
     causes(error).any(|error| error.is::<E>())
 }
@@ -280,7 +304,15 @@ mod tests {
         assert_eq!(error.metadata()["path"], "/a");
         assert_eq!(error.retry_delay(), Some(Duration::from_millis(250)));
         assert_eq!(error.violations()[0].field, "path");
-        assert!(error.is_surely_without_effect());
+        assert!(!error.is_surely_without_effect(), "other files may have been synced before this one");
+    }
+
+    #[test]
+    fn a_refusal_that_comes_first_had_no_effect() {
+        assert!(Error::from(stale("mmap.v1", "EBADF")).is_surely_without_effect());
+        assert!(!Error::from(stale("mmap.v1", "EIO")).is_surely_without_effect());
+        assert!(Error::usage("no address").is_surely_without_effect());
+        assert!(!Error::deadline(Duration::from_secs(1)).is_surely_without_effect());
     }
 
     #[test]

@@ -23,7 +23,7 @@ use tonic::{Code, Status, Streaming};
 use crate::{
     caller::{Caller, Stubs},
     error::{Error, ErrorKind, Result},
-    link::{End, Link},
+    link::{End, Link, ProcessState},
     retry::Repeat,
 };
 
@@ -76,6 +76,9 @@ pub(crate) async fn keep(
             }
             Some(_) = unmaps.join_next() => {}
         }
+    }
+    if link.state() == ProcessState::Ended {
+        return;
     }
     // The stream is still held here: the process cannot be terminated under its own Exit.
     tokio::select! {

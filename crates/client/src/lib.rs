@@ -64,28 +64,19 @@
 //! # Ok(()) }
 //! ```
 
-// In dependency order: a module uses only what stands above it. The blank lines keep rustfmt from sorting it.
-
-// What there is to say, and how it is carried.
+// In dependency order: a module uses only what stands above it.
 pub mod error;
+pub mod types;
 pub mod retry;
 mod transport;
-pub mod types;
-
-// One call, and what the calls of one process share.
 mod caller;
 mod link;
-
 mod lease;
 pub mod sync;
-
 pub mod mapping;
-
 pub mod map;
 pub mod process;
-
 pub mod client;
-
 pub mod builder;
 
 pub use builder::ClientBuilder;

@@ -44,11 +44,7 @@ impl Put {
         let remote = self.remote()?;
         let how = if self.force { Truncate::Create } else { Truncate::CreateNew };
         let client = context.client.with_deadline(context.store_timeout());
-        let made = client.truncate_file(remote.as_str(), size, how).await.map_err(|error| {
-            let is_there = error.reason() == Some(mmap_client::Reason::Exist);
-            let error = anyhow::Error::new(error);
-            if is_there { error.context("--force writes over it") } else { error }
-        })?;
+        let made = client.truncate_file(remote.as_str(), size, how).await?;
         let after_failure = if self.force { AfterFailure::Sync } else { AfterFailure::Discard };
         let version = if size == 0 { Ok(made) } else { fill(context, source, &remote, size, after_failure).await };
         let version = match version {

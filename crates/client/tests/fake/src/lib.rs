@@ -10,7 +10,6 @@
 mod error;
 pub mod fault;
 mod world;
-
 mod service;
 
 use std::{io, path::Path, time::Duration};
@@ -71,7 +70,11 @@ impl Fake {
     /// Cuts every connection and stops listening. Its files, processes and mappings stay.
     pub fn stop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
+            // On a thread of its own, because an async test may not block; and waited for, so that nobody listens
+            // any more when this returns.
+            let stopped = std::thread::spawn(move || runtime.shutdown_timeout(Duration::from_secs(5))).join();
+            // A shutdown that panicked has stopped as well.
+            drop(stopped);
         }
     }
 
@@ -115,7 +118,7 @@ impl Fake {
         self.service.world().stored(path)
     }
 
-    /// The next attach tells this grace time. It is not enforced: see [`end_process`](Self::end_process).
+    /// The next attach tells this grace time. It is not enforced: see [`lose_processes`](Self::lose_processes).
     pub fn set_grace(&self, grace: Duration) {
         self.service.world().set_grace(grace);
     }
@@ -125,9 +128,14 @@ impl Fake {
         self.service.world().break_streams();
     }
 
-    /// Ends a process as the server does after its grace time: synced, dropped, unknown from now on.
-    pub fn end_process(&self, pid: u32) {
-        self.service.world().end_process(pid);
+    /// Breaks every attach stream and ends their processes at once, as after a network that was away for longer than
+    /// the grace time: the client learns of the break only when the processes are gone.
+    pub fn lose_processes(&self) {
+        let mut world = self.service.world();
+        world.break_streams();
+        for pid in world.pids() {
+            world.end_process(pid);
+        }
     }
 
     /// The pids that it knows.

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Request, Response, Status, Streaming,
-    metadata::{MetadataMap, MetadataValue},
+    metadata::{Ascii, MetadataMap, MetadataValue},
 };
 
 use crate::{
@@ -16,6 +16,10 @@ use crate::{
     fault::{Admission, Desk},
     world::World,
 };
+
+fn node() -> MetadataValue<Ascii> {
+    MetadataValue::from_static("fake")
+}
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -76,12 +80,15 @@ impl Service {
             std::future::pending::<()>().await;
         }
         let caller = Caller::new(request.metadata());
-        let answer = act(&mut self.world(), &caller, request.into_inner())?;
+        let answer = act(&mut self.world(), &caller, request.into_inner()).map_err(|mut status| {
+            status.metadata_mut().insert(names::NODE, node());
+            status
+        })?;
         if let Admission::ThenFail(code) = admission {
             return Err(Status::new(code, "planned, after the work was done"));
         }
         let mut response = Response::new(answer);
-        response.metadata_mut().insert(names::NODE, MetadataValue::from_static("fake"));
+        response.metadata_mut().insert(names::NODE, node());
         Ok(response)
     }
 }
