@@ -164,8 +164,10 @@ async fn absurd_ranges_and_bits_to_map_are_refused() {
         scene.invalid(what, scene.caller.mmap(request)).await;
     }
     // More than fits in memory cannot be faulted in.
-    let populate = v1::MmapRequest { length: Some(1 << 50), populate: true, ..base };
-    scene.refused("populate 1 PiB", &[Reason::NoMem], scene.caller.mmap(populate)).await;
+    let huge = v1::TruncateFileRequest { path: "/ranges-huge".into(), size: 1 << 40, create: true, exclusive: true };
+    scene.caller.truncate(huge).await.unwrap();
+    let populate = v1::MmapRequest { path: "/ranges-huge".into(), length: None, populate: true, ..base };
+    scene.refused("populate 1 TiB", &[Reason::NoMem], scene.caller.mmap(populate)).await;
 }
 
 #[tokio::test]

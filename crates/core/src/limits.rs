@@ -92,8 +92,10 @@ impl Limits {
         let smallest = self.private_bytes().min(self.inflight_bytes()).min(self.dirty_bytes());
         if self.max_message == 0 || needed > smallest {
             let (memory, message) = (self.memory, self.max_message);
+            // Whichever of the two is out of the ordinary is at fault.
+            let ordinary = (1..=Self::default().max_message).contains(&message);
             return refuse(
-                "memory",
+                if ordinary { "memory" } else { "max_message" },
                 format!(
                     "a memory budget of {memory} bytes is too small for messages of {message} bytes: an eighth of it \
                      must hold one, so give it at least {}",
