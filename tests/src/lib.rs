@@ -38,4 +38,6 @@ pub mod snapshot;
 
 pub mod readme;
 
+pub mod history;
+
 pub mod rooms;

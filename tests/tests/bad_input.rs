@@ -158,17 +158,16 @@ async fn absurd_ranges_and_bits_to_map_are_refused() {
         ("offset u64::MAX, no length", v1::MmapRequest { offset: MAX, length: None, ..base.clone() }),
         ("unknown bit", v1::MmapRequest { prot: 8, ..base.clone() }),
         ("all bits", v1::MmapRequest { prot: u32::MAX, ..base.clone() }),
-        ("nothing to make", v1::MmapRequest { path: "/ranges-new".into(), length: None, create: true, ..base }),
+        ("nothing to make", v1::MmapRequest { path: "/ranges-new".into(), length: None, create: true, ..base.clone() }),
     ];
     for (what, request) in cases {
         scene.invalid(what, scene.caller.mmap(request)).await;
     }
     // More than fits in memory cannot be faulted in.
-    let sparse = std::fs::File::create(scene.server.root.join("ranges-sparse")).unwrap();
-    sparse.set_len(1 << 40).unwrap();
-    let populate = v1::MmapRequest { populate: true, ..map_request("/ranges-sparse", 1 << 40) };
+    let huge = v1::TruncateFileRequest { path: "/ranges-huge".into(), size: 1 << 40, create: true, exclusive: true };
+    scene.caller.truncate(huge).await.unwrap();
+    let populate = v1::MmapRequest { path: "/ranges-huge".into(), length: None, populate: true, ..base };
     scene.refused("populate 1 TiB", &[Reason::NoMem], scene.caller.mmap(populate)).await;
-    std::fs::remove_file(scene.server.root.join("ranges-sparse")).unwrap();
 }
 
 #[tokio::test]

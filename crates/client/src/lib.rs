@@ -1,1 +1,92 @@
-//! Placeholder while the workspace is laid out.
+//! The client library of mmapd: map, read, write and sync files that live in an object store.
+//!
+//! ```
+//! # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let server = mmap_fake::Fake::start()?;
+//! # let address = server.address();
+//! use mmap_client::{AttachOptions, Client, Prot};
+//!
+//! let client = Client::connect(address).await?; // "127.0.0.1:50051" or "unix:/path"
+//! let process = client.attach(AttachOptions { name: "reader".into(), pid: None }).await?;
+//!
+//! let mapping = process.map("/data/hello").length(4096).prot(Prot::READ_WRITE).create().await?;
+//! mapping.write(0, "Hello, mmap!").await?;
+//! assert_eq!(mapping.read(7, 4).await?, "mmap");
+//! let synced = mapping.msync().await?; // now the store has it
+//! println!("version {} holds {} new bytes", synced.version, synced.bytes);
+//!
+//! mapping.unmap().await?;
+//! process.exit().await?;
+//! # Ok(()) }
+//! ```
+//!
+//! A [`Client`] is a connection. A [`Process`] owns mappings and lives as long as its value does: should this program
+//! be killed, the server syncs what it wrote and ends it after a grace time. A [`Mapping`] is a range of a file.
+//!
+//! # Failures
+//! An [`Error`] tells the server's reason, and where the call failed:
+//!
+//! ```
+//! # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let server = mmap_fake::Fake::start()?;
+//! # let client = mmap_client::Client::connect(server.address()).await?;
+//! use mmap_client::{ErrorKind, Reason};
+//!
+//! let error = client.stat_file("/missing").await.expect_err("it is not there");
+//! assert_eq!(error.reason(), Some(Reason::NoEnt));
+//! assert_eq!(error.kind(), ErrorKind::Server);
+//! assert_eq!(error.metadata()["path"], "/missing");
+//! # Ok(()) }
+//! ```
+//!
+//! What is repeated by itself, and what never is, stands in one table: see [`retry`]. Every method's documentation
+//! says what dropping its future half-way means.
+//!
+//! # A channel of your own
+//! TLS, a proxy, several servers: make the tonic channel and hand it over. Headers are an interceptor's affair.
+//!
+//! ```
+//! # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let server = mmap_fake::Fake::start()?;
+//! # let uri = format!("http://{}", server.address());
+//! use mmap_client::Client;
+//! use tonic::{Request, transport::Endpoint};
+//!
+//! let channel = Endpoint::from_shared(uri)?.connect_lazy(); // .tls_config(…)?
+//! let client = Client::builder()
+//!     .capabilities([]) // the token tells them
+//!     .interceptor(|mut request: Request<()>| {
+//!         request.metadata_mut().insert("authorization", "Bearer abc".parse().expect("ASCII"));
+//!         Ok(request)
+//!     })
+//!     .service(channel);
+//! assert!(client.ping().await?.serving);
+//! # Ok(()) }
+//! ```
+
+// In dependency order: a module uses only what stands above it.
+pub mod error;
+pub mod types;
+pub mod retry;
+mod transport;
+mod caller;
+mod link;
+mod lease;
+pub mod sync;
+pub mod mapping;
+pub mod map;
+pub mod process;
+pub mod client;
+pub mod builder;
+
+pub use builder::ClientBuilder;
+pub use client::{Client, Truncate};
+pub use error::{Error, ErrorKind, Result, Violation};
+pub use link::ProcessState;
+pub use map::Map;
+pub use mapping::{MESSAGE_MAX, Mapping, PIECE, UnmapError, UnmapOptions};
+pub use mmap_proto::reason::Reason;
+pub use process::{AttachOptions, Process};
+pub use retry::RetryPolicy;
+pub use sync::Msync;
+pub use types::{Capability, Exited, FileInfo, MappingInfo, Page, Pong, ProcessInfo, Prot, Sharing, Synced};

@@ -7,12 +7,24 @@
 //! The modules stand in dependency order: a file uses only what stands above it, and never imports through
 //! the crate root. A test keeps that true.
 
-pub mod capability;
 pub mod error;
-pub mod flags;
-pub mod limits;
-pub mod manager;
-pub mod path;
-pub mod state;
 pub mod units;
+pub mod limits;
+pub mod capability;
+pub mod path;
+pub mod flags;
+pub mod caller;
 pub mod vfs;
+pub mod budget;
+pub mod block;
+pub mod cache;
+pub mod overlay;
+pub mod aside;
+pub mod state;
+pub mod shared;
+pub mod file;
+pub mod table;
+pub mod mapping;
+pub mod process;
+pub mod writeback;
+pub mod manager;

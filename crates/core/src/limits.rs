@@ -56,9 +56,6 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The smallest memory budget: each share must hold a few of the largest messages.
-    pub const MEMORY_MIN: u64 = 32 * MIB;
-
     /// The defaults with another memory budget.
     pub fn with_memory(memory: u64) -> Self {
         Self { memory, ..Self::default() }
@@ -90,18 +87,20 @@ impl Limits {
     /// [`Errno::Inval`](crate::error::Errno::Inval) with the bound that does not.
     pub fn check(&self) -> Result<()> {
         let refuse = |field, message: String| Err(Error::invalid(field, message));
-        if self.memory < Self::MEMORY_MIN {
-            let memory = self.memory;
-            return refuse("memory", format!("a memory budget of {memory} bytes is below {}", Self::MEMORY_MIN));
-        }
         // A write of the largest message dirties one block more than it fills.
         let needed = self.max_message + 2 * BLOCK_SIZE;
         let smallest = self.private_bytes().min(self.inflight_bytes()).min(self.dirty_bytes());
         if self.max_message == 0 || needed > smallest {
-            let message = self.max_message;
+            let (memory, message) = (self.memory, self.max_message);
+            // Whichever of the two is out of the ordinary is at fault.
+            let ordinary = (1..=Self::default().max_message).contains(&message);
             return refuse(
-                "max_message",
-                format!("a largest message of {message} bytes does not fit in an eighth of the memory budget"),
+                if ordinary { "memory" } else { "max_message" },
+                format!(
+                    "a memory budget of {memory} bytes is too small for messages of {message} bytes: an eighth of it \
+                     must hold one, so give it at least {}",
+                    needed.saturating_mul(8)
+                ),
             );
         }
         if self.max_mappings == 0 || self.max_processes == 0 || self.list_page_max == 0 {
@@ -117,7 +116,7 @@ mod tests {
 
     #[test]
     fn the_shares_add_up_to_at_most_the_budget() {
-        for memory in [Limits::MEMORY_MIN, 64 * MIB + 4095, 6 << 30] {
+        for memory in [MIB, 64 * MIB + 4095, 6 << 30] {
             let limits = Limits::with_memory(memory);
             let shares = limits.clean_bytes() + limits.dirty_bytes() + limits.private_bytes() + limits.inflight_bytes();
             assert!(shares <= memory);

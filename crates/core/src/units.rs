@@ -134,7 +134,8 @@ impl ByteRange {
 
     /// The blocks it touches, in order.
     pub fn blocks(self) -> impl DoubleEndedIterator<Item = BlockIndex> + Clone {
-        (self.start / BLOCK_SIZE..self.end.div_ceil(BLOCK_SIZE)).map(BlockIndex)
+        let first = self.start / BLOCK_SIZE;
+        (first..first + self.block_count()).map(BlockIndex)
     }
 
     /// How many blocks it touches.
@@ -144,7 +145,10 @@ impl ByteRange {
 
     /// The pages it touches, in order.
     pub fn pages(self) -> impl DoubleEndedIterator<Item = PageIndex> + Clone {
-        (self.start / PAGE_SIZE..self.end.div_ceil(PAGE_SIZE)).map(PageIndex)
+        let first = self.start / PAGE_SIZE;
+        // No page for no bytes, also where they would lie within one.
+        let end = if self.is_empty() { first } else { self.end.div_ceil(PAGE_SIZE) };
+        (first..end).map(PageIndex)
     }
 
     /// The part that lies in `block`, counted from the block's start.
@@ -277,6 +281,8 @@ mod tests {
         assert_eq!(parts, [(0, BLOCK_LEN - 10..BLOCK_LEN), (1, 0..BLOCK_LEN), (2, 0..10)]);
         assert_eq!(range.block_count(), 3);
         assert_eq!(range.within(BlockIndex(7)).len(), 0);
+        let empty = ByteRange::new(BLOCK_SIZE + 1, BLOCK_SIZE + 1);
+        assert_eq!((empty.blocks().count(), empty.pages().count(), empty.block_count()), (0, 0, 0));
     }
 
     #[test]

@@ -1,73 +1,9 @@
 //! What the syscalls take and answer: plain values, no behaviour.
 
-use std::fmt;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::capability::CapabilitySet;
+pub use crate::caller::{Caller, MmapId, ProcessKey, Subject};
 use crate::flags::{MapFlags, ProtFlags};
-
-/// A mapping's id: not 0, never reused in the life of the state directory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct MmapId(pub u64);
-
-impl fmt::Display for MmapId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// Who pids belong to. Callers that are not told apart share [`Subject::LOCAL`].
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Subject(Option<Arc<str>>);
-
-impl Subject {
-    /// Everybody, where identities are not checked.
-    pub const LOCAL: Self = Self(None);
-
-    /// A subject by its name.
-    pub fn named(name: &str) -> Self {
-        Self(Some(name.into()))
-    }
-
-    /// Its name, empty for [`Subject::LOCAL`].
-    pub fn name(&self) -> &str {
-        self.0.as_deref().unwrap_or_default()
-    }
-}
-
-/// A process: a pid that belongs to a subject. The same pid of another subject is another process.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ProcessKey {
-    /// Whose.
-    pub subject: Subject,
-    /// Not 0.
-    pub pid: u32,
-}
-
-/// Who makes a call, and what the caller may do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Caller {
-    /// Whose processes.
-    pub subject: Subject,
-    /// The calling process, if the call names one. Not 0.
-    pub pid: Option<u32>,
-    /// What it may do.
-    pub capabilities: CapabilitySet,
-}
-
-/// An embedder's own process: a local pid that may do everything.
-impl From<u32> for Caller {
-    fn from(pid: u32) -> Self {
-        Self { subject: Subject::LOCAL, pid: Some(pid), capabilities: CapabilitySet::ALL }
-    }
-}
-
-impl From<&Self> for Caller {
-    fn from(caller: &Self) -> Self {
-        caller.clone()
-    }
-}
 
 /// What to map, and how.
 #[derive(Clone, Debug)]
@@ -299,4 +235,9 @@ pub struct MountStatus {
     pub url: String,
     /// `Ok` if the store answers, else why not.
     pub answer: std::result::Result<(), String>,
+}
+
+/// A version as the caller sees it: empty if the file is gone from its store.
+pub(super) fn version_text(version: Option<&crate::vfs::Version>) -> String {
+    version.map(|version| version.as_str().to_owned()).unwrap_or_default()
 }

@@ -1,176 +1,139 @@
-//! [`MmapManager`]: the syscalls over mounted stores.
+//! [`MmapManager`]: the syscalls over mounted stores; the crate's face.
+//!
+//! - `api`: what the syscalls take and answer
+//! - `map`: mmap and munmap
+//! - `access`: read, write, msync
+//! - `files`: stat, list, truncate, remove
+//! - `info`: stats and lists
+//! - `life`: attach, exit, the end of processes and of the manager
+//!
+//! Order of checks in every call: EINVAL, EACCES, then EBADF or ENOENT, then SEGV_MAPERR, SEGV_ACCERR, SIGBUS.
+//! Every call is cancel safe: one that is dropped took effect or did not, but never in part.
 
 mod api;
-
-pub use api::*;
+mod map;
+mod access;
+mod files;
+mod info;
+mod life;
+#[cfg(test)]
+mod mmap_tests;
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
+use dashmap::DashMap;
+use tokio_util::sync::CancellationToken;
 
+pub use api::*;
+pub use life::Attachment;
+
+pub use crate::block::ReadBytes;
 use crate::error::{Errno, Error, Result};
-use crate::flags::{MapFlags, ProtFlags};
+use crate::file::no_such_mapping;
+use crate::limits::Limits;
+use crate::mapping::MmapEntry;
+use crate::process::{CallGuard, ProcessTable};
+use crate::shared::Shared;
+use crate::state::StateDir;
+use crate::table::FileTable;
+use crate::vfs::Vfs;
 
 /// Central manager for memory-mapped file regions.
+///
+/// Integrates with the VFS for file access, supports shared and private (copy-on-write) mappings, and cleans up
+/// when a process ends. Its background tasks end when it is shut down or dropped.
 #[derive(Debug)]
-pub struct MmapManager {}
-
-fn later<T>() -> Result<T> {
-    Err(Error::new(Errno::NotSup, "not yet"))
-}
-
-/// The bytes of a read: slices of resident blocks, referenced and not copied.
-#[derive(Clone, Debug, Default)]
-pub struct ReadBytes(Vec<Bytes>);
-
-impl ReadBytes {
-    /// All bytes in one buffer: without a copy if they lie in one block.
-    pub fn into_bytes(self) -> Bytes {
-        self.0.concat().into()
-    }
-}
-
-/// A live attachment of a process; dropping it detaches the process and starts its grace time.
-#[derive(Debug)]
-pub struct Attachment {}
-
-impl Attachment {
-    /// The process.
-    pub fn pid(&self) -> u32 {
-        0
-    }
-
-    /// Resolves when the process has ended (by exit, or because the manager shuts down). Cancel safe.
-    pub async fn ended(&self) {}
+pub struct MmapManager {
+    shared: Arc<Shared>,
+    files: Arc<FileTable>,
+    mappings: DashMap<MmapId, Arc<MmapEntry>>,
+    processes: ProcessTable,
+    state: StateDir,
+    /// No more calls.
+    closed: CancellationToken,
+    /// No more background work.
+    stopped: CancellationToken,
 }
 
 impl MmapManager {
-    /// Seed form of [`MmapManager::map`].
-    pub async fn mmap(
-        &self,
-        caller: impl Into<Caller>,
-        path: String,
-        offset: u64,
-        length: u64,
-        prot: ProtFlags,
-        flags: MapFlags,
-    ) -> Result<MmapId> {
-        let _ = (caller.into(), path, offset, length, prot, flags);
-        later()
+    /// A manager over `vfs` with default limits and nothing that outlives it: for embedders and tests. Needs a
+    /// tokio runtime to run on.
+    pub fn with_vfs(vfs: Vfs) -> Arc<Self> {
+        Self::assemble(vfs, StateDir::none(), Limits::default())
     }
-    /// Maps.
-    pub async fn map(&self, caller: impl Into<Caller>, request: MapRequest) -> Result<Mapped> {
-        let _ = (caller.into(), request);
-        later()
+
+    /// A manager over `vfs`. Needs a tokio runtime to run on.
+    ///
+    /// # Errors
+    /// EINVAL if the limits do not fit together.
+    pub fn open(vfs: Vfs, state: StateDir, limits: Limits) -> Result<Arc<Self>> {
+        limits.check()?;
+        Ok(Self::assemble(vfs, state, limits))
     }
-    /// Reads.
-    pub async fn read(&self, caller: impl Into<Caller>, id: MmapId, offset: u64, length: u64) -> Result<ReadBytes> {
-        let _ = (caller.into(), id, offset, length);
-        later()
+
+    fn assemble(vfs: Vfs, state: StateDir, limits: Limits) -> Arc<Self> {
+        let shared = Shared::new(limits, state.aside());
+        let manager = Arc::new(Self {
+            files: Arc::new(FileTable::new(vfs, Arc::clone(&shared))),
+            shared,
+            mappings: DashMap::new(),
+            processes: ProcessTable::default(),
+            state,
+            closed: CancellationToken::new(),
+            stopped: CancellationToken::new(),
+        });
+        manager.start();
+        manager
     }
-    /// Writes; answers the number of bytes.
-    pub async fn write(&self, caller: impl Into<Caller>, id: MmapId, offset: u64, data: &[u8]) -> Result<u64> {
-        let _ = (caller.into(), id, offset, data);
-        later()
-    }
-    /// Syncs the whole mapping: seed form.
-    pub async fn msync(&self, caller: impl Into<Caller>, id: MmapId) -> Result<Synced> {
-        self.sync(caller, id, SyncRequest::default()).await
-    }
-    /// Syncs.
-    pub async fn sync(&self, caller: impl Into<Caller>, id: MmapId, request: SyncRequest) -> Result<Synced> {
-        let _ = (caller.into(), id, request);
-        later()
-    }
-    /// Unmaps, syncing: seed form. Answers synced bytes.
-    pub async fn munmap(&self, caller: impl Into<Caller>, id: MmapId) -> Result<u64> {
-        self.unmap(caller, id, Unsynced::Sync).await
-    }
-    /// Unmaps. Answers synced bytes.
-    pub async fn unmap(&self, caller: impl Into<Caller>, id: MmapId, unsynced: Unsynced) -> Result<u64> {
-        let _ = (caller.into(), id, unsynced);
-        later()
-    }
-    /// Stats.
-    pub fn stats(&self, caller: impl Into<Caller>, id: MmapId) -> Result<MappingStats> {
-        let _ = (caller.into(), id);
-        later()
-    }
-    /// Lists mappings (of `pid`, or as the contract says if absent).
-    pub fn list_mappings(
-        &self,
-        caller: impl Into<Caller>,
-        pid: Option<u32>,
-        page: PageRequest,
-    ) -> Result<Page<MappingStats>> {
-        let _ = (caller.into(), pid, page);
-        later()
-    }
-    /// Attaches. `wanted` is the request's pid; the caller's pid is the header's.
-    pub fn attach(&self, caller: impl Into<Caller>, wanted: Option<u32>, name: String) -> Result<Attachment> {
-        let _ = (caller.into(), wanted, name);
-        later()
-    }
-    /// Ends the calling process.
-    pub async fn exit(&self, caller: impl Into<Caller>, discard: bool) -> Result<Exited> {
-        let _ = (caller.into(), discard);
-        later()
-    }
-    /// Lists processes.
-    pub fn list_processes(&self, caller: impl Into<Caller>, page: PageRequest) -> Result<Page<ProcessStats>> {
-        let _ = (caller.into(), page);
-        later()
-    }
-    /// Stats a file.
-    pub async fn stat_file(&self, caller: impl Into<Caller>, path: &str) -> Result<FileStats> {
-        let _ = (caller.into(), path);
-        later()
-    }
-    /// Lists files.
-    pub async fn list_files(
-        &self,
-        caller: impl Into<Caller>,
-        prefix: &str,
-        page: PageRequest,
-    ) -> Result<Page<FileStats>> {
-        let _ = (caller.into(), prefix, page);
-        later()
-    }
-    /// Truncates.
-    pub async fn truncate_file(
-        &self,
-        caller: impl Into<Caller>,
-        path: &str,
-        size: u64,
-        create: Create,
-    ) -> Result<Truncated> {
-        let _ = (caller.into(), path, size, create);
-        later()
-    }
-    /// Removes.
-    pub async fn remove_file(&self, caller: impl Into<Caller>, path: &str) -> Result<()> {
-        let _ = (caller.into(), path);
-        later()
-    }
-    /// How the mounts are: asks each store for a sign of life, and probes those that were not probed yet.
-    pub async fn check_mounts(&self) -> Vec<MountStatus> {
-        Vec::new()
-    }
-    /// Ends every process, syncs every file with unsynced bytes within `limit`, and says what could not be synced.
-    /// Calls that come later fail.
-    pub async fn shutdown(&self, limit: Duration) -> ShutdownReport {
-        let _ = limit;
-        ShutdownReport::default()
-    }
+
     /// The limits.
-    pub fn limits(&self) -> &crate::limits::Limits {
-        unreachable!()
+    pub fn limits(&self) -> &Limits {
+        &self.shared.limits
+    }
+
+    /// Unsynced pages that were kept aside, because they could neither be stored nor dropped.
+    ///
+    /// # Errors
+    /// EIO if the state directory cannot be read.
+    pub fn conflicts(&self) -> Result<Vec<crate::aside::Conflict>> {
+        self.shared.aside.list()
+    }
+
+    /// The caller's mapping, and the call's mark on its process.
+    fn own_mapping(&self, caller: &Caller, id: MmapId) -> Result<(Arc<MmapEntry>, Option<CallGuard>)> {
+        let entry = self.mappings.get(&id).map(|entry| Arc::clone(&entry));
+        let entry = entry.filter(|entry| caller.is(&entry.owner)).ok_or_else(|| no_such_mapping(id))?;
+        let call = self.processes.get(&entry.owner).map(|process| process.begin_call());
+        Ok((entry, call))
+    }
+
+    fn check_open(&self) -> Result<()> {
+        if self.closed.is_cancelled() {
+            return Err(Error::new(Errno::Io, "the server is shutting down").retry_after(RESTART));
+        }
+        Ok(())
+    }
+
+    fn check_message(&self, field: &'static str, length: u64) -> Result<()> {
+        let max = self.shared.limits.max_message;
+        if length > max {
+            return Err(Error::invalid(
+                field,
+                format!("{length} bytes are more than the largest message of {max}: use several calls"),
+            )
+            .with("length", length)
+            .with("max", max));
+        }
+        Ok(())
     }
 }
 
-/// The constructor the server uses.
-pub fn open(vfs: crate::vfs::Vfs, state: crate::state::StateDir, limits: crate::limits::Limits) -> Arc<MmapManager> {
-    let _ = (vfs, state, limits);
-    Arc::new(MmapManager {})
+/// When a server that is shutting down may be back.
+const RESTART: std::time::Duration = std::time::Duration::from_secs(1);
+
+impl Drop for MmapManager {
+    fn drop(&mut self) {
+        self.closed.cancel();
+        self.stopped.cancel();
+    }
 }

@@ -69,10 +69,10 @@ impl StoreFault {
             Self::Corrupt(_) => Errno::UClean,
             Self::Denied(_) | Self::Full(_) | Self::Failed(..) => Errno::Io,
         };
-        let (field, limit) = match &self {
-            Self::BadName(_) => (Some("path"), None),
-            Self::TooLarge { max } => (Some("size"), Some(*max)),
-            _ => (None, None),
+        let limit = if let Self::TooLarge { max } = &self { Some(*max) } else { None };
+        let field = match limit {
+            Some(_) => Some("size"),
+            None => matches!(self, Self::BadName(_)).then_some("path"),
         };
         let message = format!("{path}: {self}");
         let mut error = match field {

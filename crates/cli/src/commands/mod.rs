@@ -1,0 +1,8 @@
+//! One file a command, or a small family of them.
+
+pub(crate) mod copy;
+pub(crate) mod edit;
+pub(crate) mod inspect;
+pub(crate) mod list;
+pub(crate) mod ping;
+pub(crate) mod poke;

@@ -1,0 +1,302 @@
+//! A process's view of a range of a file: [`Mapping`], with its reads, writes and its end.
+//!
+//! Offsets are counted from the mapping's start. It holds no bytes: each read asks the server. One `read` or
+//! `write` is one message and takes effect at one instant; `read_all` and `write_all` are several, and do not.
+
+use std::{fmt, sync::Arc};
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use mmap_proto::v1;
+
+use crate::{
+    caller::Stubs,
+    error::{Error, ErrorKind, Result},
+    link::Link,
+    retry::Repeat,
+    sync::Msync,
+    types::{MappingInfo, Synced},
+};
+
+/// The longest single read or write that a server takes by default.
+pub const MESSAGE_MAX: usize = 4 << 20;
+/// Length of the pieces of [`Mapping::read_all`] and [`Mapping::write_all`]: a quarter of the largest message, so
+/// that the answers of four pieces in flight fill the connection's window, and no single one blocks it.
+pub const PIECE: usize = 1 << 20;
+const PIECES_IN_FLIGHT: usize = 4;
+
+/// A range of a file, mapped into a process.
+///
+/// **Dropping** it unmaps in the background if its process is attached: unsynced shared writes are synced first,
+/// and if that fails the mapping stays until its process ends, which syncs again. Use [`unmap`](Self::unmap) to
+/// learn how it went. Without a background task (a process from `Client::process`)
+/// a dropped mapping stays until its process ends.
+///
+/// **Cancel safety**: dropping the future of a read, a sync or `stats` is harmless. A write or unmap that was
+/// cancelled may or may not have happened.
+///
+/// Every call fails with [`ErrorKind::ProcessEnded`] once the process has exited or was lost.
+#[derive(Debug)]
+pub struct Mapping {
+    link: Arc<Link>,
+    id: u64,
+    length: u64,
+    file_size: u64,
+    is_mapped: bool,
+}
+
+impl Mapping {
+    pub(crate) fn new(link: Arc<Link>, answer: v1::MmapResponse) -> Self {
+        link.remember(answer.mmap_id);
+        Self { link, id: answer.mmap_id, length: answer.length, file_size: answer.file_size, is_mapped: true }
+    }
+
+    /// The id: never reused by its server.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The process that it belongs to.
+    pub fn pid(&self) -> u32 {
+        self.link.pid
+    }
+
+    /// Bytes mapped. Never 0.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Size of the file when it was mapped. [`stats`](Self::stats) tells the present one.
+    pub fn file_size(&self) -> u64 {
+        self.file_size
+    }
+
+    /// Reads exactly `length` bytes, all at one instant. At most [`MESSAGE_MAX`] with a server's defaults.
+    ///
+    /// Cancel safe; repeated by itself.
+    ///
+    /// # Errors
+    /// `SEGV_MAPERR` outside the mapping, `SIGBUS` behind the end of the file, `SEGV_ACCERR` without [`Prot::READ`](crate::types::Prot::READ).
+    pub async fn read(&self, offset: u64, length: usize) -> Result<Bytes> {
+        let request = v1::MmapReadRequest { mmap_id: self.id, offset, length: length as u64 };
+        let send = |stubs: Stubs, request| async move { stubs.mmap().mmap_read(request).await };
+        let data = self.link.alive()?.call(Repeat::Idempotent, request, send).await?.into_inner().data;
+        if data.len() != length {
+            let answered = data.len();
+            return Err(Error::protocol(format!("a read of {length} bytes was answered with {answered}")));
+        }
+        Ok(data)
+    }
+
+    /// As [`read`](Self::read), into a buffer. On an error the buffer is as it was.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub async fn read_into(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        buffer.copy_from_slice(&self.read(offset, buffer.len()).await?);
+        Ok(())
+    }
+
+    /// Reads `length` bytes of any number, in pieces of [`PIECE`] with several in flight. Each piece is read at one
+    /// instant, the whole is not: a writer may come between. Nothing is read for a length of 0.
+    ///
+    /// Cancel safe; pieces are repeated by themselves.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub async fn read_all(&self, offset: u64, length: usize) -> Result<Vec<u8>> {
+        let mut data = Vec::with_capacity(length);
+        let mut pieces =
+            stream::iter(pieces(offset, length)?).map(|(at, length)| self.read(at, length)).buffered(PIECES_IN_FLIGHT);
+        while let Some(piece) = pieces.try_next().await? {
+            data.extend_from_slice(&piece);
+        }
+        Ok(data)
+    }
+
+    /// Writes all of `data` at one instant. At most [`MESSAGE_MAX`] with a server's defaults.
+    ///
+    /// Not cancel safe: it may or may not have happened. Never repeated once it was sent; after an error of
+    /// unknown fate it is safe to write the same bytes again if nobody else writes the range.
+    ///
+    /// # Errors
+    /// Those of [`read`](Self::read), `SEGV_ACCERR` without [`Prot::WRITE`](crate::types::Prot::WRITE), and `EDQUOT`, `ENOMEM` at a limit.
+    pub async fn write(&self, offset: u64, data: impl Into<Bytes> + Send) -> Result<()> {
+        let data = data.into();
+        let length = data.len() as u64;
+        let request = v1::MmapWriteRequest { mmap_id: self.id, offset, data };
+        let send = |stubs: Stubs, request| async move { stubs.mmap().mmap_write(request).await };
+        let written = self.link.alive()?.call(Repeat::Unsent, request, send).await?.into_inner().written;
+        if written != length {
+            return Err(Error::protocol(format!("a write of {length} bytes was answered with {written} written")));
+        }
+        Ok(())
+    }
+
+    /// Writes `data` of any length, in pieces of [`PIECE`] with several in flight. After an error any of the pieces
+    /// may have been written, in any order.
+    ///
+    /// Not cancel safe, and not at one instant.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub async fn write_all(&self, offset: u64, data: impl Into<Bytes> + Send) -> Result<()> {
+        let data = data.into();
+        let writes = pieces(offset, data.len())?.map(|(at, length)| {
+            // Both are below the data's length, which is a usize.
+            let start = usize::try_from(at - offset).unwrap_or(usize::MAX);
+            Ok((at, data.slice(start..start + length)))
+        });
+        stream::iter(writes).try_for_each_concurrent(PIECES_IN_FLIGHT, |(at, piece)| self.write(at, piece)).await
+    }
+
+    /// Makes the store hold every write of the mapping that was acknowledged before. Shorthand for
+    /// [`sync`](Self::sync) without options.
+    ///
+    /// Cancel safe (the sync may still happen); repeated by itself.
+    ///
+    /// # Errors
+    /// `ESTALE` if the object changed in the store: nothing was overwritten.
+    pub async fn msync(&self) -> Result<Synced> {
+        self.sync().await
+    }
+
+    /// A sync with options: see [`Msync`]. Await it to run it.
+    pub fn sync(&self) -> Msync<'_> {
+        Msync::new(&self.link, self.id)
+    }
+
+    /// What the mapping is and costs. Needs [`Capability::SystemInfo`](crate::types::Capability::SystemInfo).
+    ///
+    /// Cancel safe; repeated by itself.
+    ///
+    /// # Errors
+    /// `EACCES` without the capability.
+    pub async fn stats(&self) -> Result<MappingInfo> {
+        let request = v1::MmapStatsRequest { mmap_id: self.id };
+        let send = |stubs: Stubs, request| async move { stubs.mmap().mmap_stats(request).await };
+        Ok(self.link.alive()?.call(Repeat::Idempotent, request, send).await?.into_inner().into())
+    }
+
+    /// Syncs and unmaps. Answers how many bytes were written back, in whole pages.
+    ///
+    /// Not cancel safe: it may or may not have happened (if not, the drop does it in the background).
+    ///
+    /// # Errors
+    /// If the sync fails the mapping stays, and is given back in the error.
+    pub async fn unmap(self) -> std::result::Result<u64, UnmapError> {
+        self.unmap_with(UnmapOptions::default()).await
+    }
+
+    /// Unmaps and gives up what is unsynced in its range, also what other processes wrote there.
+    ///
+    /// # Errors
+    /// `EBUSY` while another process has a writable shared mapping over such bytes; the mapping is given back.
+    pub async fn unmap_discard(self) -> std::result::Result<(), UnmapError> {
+        self.unmap_with(UnmapOptions { discard: true, force: false }).await.map(|_| ())
+    }
+
+    /// As [`unmap`](Self::unmap), with options.
+    ///
+    /// # Errors
+    /// If it fails the mapping stays, and is given back in the error.
+    pub async fn unmap_with(mut self, options: UnmapOptions) -> std::result::Result<u64, UnmapError> {
+        let UnmapOptions { discard, force } = options;
+        let request = v1::MunmapRequest { mmap_id: self.id, discard, force };
+        let send = |stubs: Stubs, request| async move { stubs.mmap().munmap(request).await };
+        // Before the call and not after: a mapping that may be gone proves nothing about its process.
+        self.link.forget(self.id);
+        let answer = match self.link.alive() {
+            Ok(caller) => caller.call(Repeat::Unsent, request, send).await,
+            Err(error) => Err(error),
+        };
+        match answer {
+            Ok(answer) => {
+                self.is_mapped = false;
+                Ok(answer.into_inner().synced_bytes)
+            }
+            Err(error) => {
+                if error.kind() == ErrorKind::Server && error.reason().is_some() {
+                    self.link.remember(self.id);
+                }
+                Err(UnmapError { mapping: self, error })
+            }
+        }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        if self.is_mapped {
+            self.link.drop_mapping(self.id);
+        }
+    }
+}
+
+/// How a mapping ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UnmapOptions {
+    /// Give up what is unsynced in the range instead of syncing it.
+    pub discard: bool,
+    /// With `discard`: also while others map those bytes for writing. Without: as [`Msync::force`].
+    pub force: bool,
+}
+
+/// An unmap that failed. The mapping is in it, to try again; dropping it leaves that to the background.
+#[derive(Debug)]
+pub struct UnmapError {
+    /// The mapping, still mapped as far as anybody knows.
+    pub mapping: Mapping,
+    /// Why.
+    pub error: Error,
+}
+
+impl fmt::Display for UnmapError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.error, f)
+    }
+}
+
+impl std::error::Error for UnmapError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error.source()
+    }
+}
+
+impl From<UnmapError> for Error {
+    fn from(failed: UnmapError) -> Self {
+        failed.error
+    }
+}
+
+/// `length` bytes from `offset` on as (start, length) of at most [`PIECE`] each.
+fn pieces(offset: u64, length: usize) -> Result<impl Iterator<Item = (u64, usize)>> {
+    if offset.checked_add(length as u64).is_none() {
+        return Err(Error::usage(format!("offset {offset} and length {length} together are beyond 2^64")));
+    }
+    Ok((0..length).step_by(PIECE).map(move |start| (offset + start as u64, PIECE.min(length - start))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_cover_a_range_without_gap_or_overlap() {
+        for length in [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 7] {
+            let mut next = 100;
+            for (start, length) in pieces(100, length).expect("in range") {
+                assert_eq!(start, next);
+                assert!((1..=PIECE).contains(&length));
+                next += length as u64;
+            }
+            assert_eq!(next, 100 + length as u64);
+        }
+    }
+
+    #[test]
+    fn a_range_beyond_the_largest_offset_is_refused_before_anything_is_sent() {
+        assert!(pieces(u64::MAX, 2).is_err());
+        assert!(pieces(u64::MAX - 2, 2).is_ok());
+    }
+}

@@ -1,0 +1,72 @@
+//! Faults on demand, and the book of calls: what came, how often, with which headers.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
+
+use mmap_proto::reason::Reason;
+use tonic::{Code, Status, metadata::MetadataMap};
+
+use crate::error::refuse_for;
+
+/// What happens to one call.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// Nothing: the calls before it in the plan are those with faults.
+    None,
+    /// Refused with this reason before anything was done, with a `RetryInfo` of that long.
+    Refuse(Reason, Duration),
+    /// Refused with a bare status, as a proxy does.
+    Bare(Code),
+    /// Done, and then answered with a bare status: the client cannot know.
+    DoneThenBare(Code),
+    /// Never answered.
+    Hang,
+}
+
+/// What is left to do with a call that was admitted.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Admission {
+    /// Do it and answer.
+    Plain,
+    /// Do it and answer this.
+    ThenFail(Code),
+    /// Do nothing, ever.
+    Hang,
+}
+
+/// The book.
+#[derive(Debug, Default)]
+pub(crate) struct Desk {
+    plans: HashMap<&'static str, VecDeque<Fault>>,
+    calls: HashMap<&'static str, usize>,
+    headers: HashMap<&'static str, MetadataMap>,
+}
+
+impl Desk {
+    pub(crate) fn plan(&mut self, method: &'static str, fault: Fault) {
+        self.plans.entry(method).or_default().push_back(fault);
+    }
+
+    pub(crate) fn calls(&self, method: &str) -> usize {
+        self.calls.get(method).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn last_header(&self, method: &str, header: &str) -> Option<String> {
+        Some(self.headers.get(method)?.get(header)?.to_str().ok()?.to_owned())
+    }
+
+    /// Writes a call down and says what happens to it.
+    pub(crate) fn admit(&mut self, method: &'static str, headers: &MetadataMap) -> Result<Admission, Status> {
+        *self.calls.entry(method).or_default() += 1;
+        self.headers.insert(method, headers.clone());
+        match self.plans.get_mut(method).and_then(VecDeque::pop_front) {
+            None | Some(Fault::None) => Ok(Admission::Plain),
+            Some(Fault::Refuse(reason, delay)) => Err(refuse_for(reason, format!("planned {reason}"), delay)),
+            Some(Fault::Bare(code)) => Err(Status::new(code, "planned")),
+            Some(Fault::DoneThenBare(code)) => Ok(Admission::ThenFail(code)),
+            Some(Fault::Hang) => Ok(Admission::Hang),
+        }
+    }
+}

@@ -1,0 +1,384 @@
+//! The commit: write-back of a consistent cut of the unsynced pages, conditional on the version that they are
+//! based on. Also truncation and removal, which change the store in the same queue.
+//!
+//! Invariants: a cut is taken in one moment under the lock; readers and writers go on while it is written;
+//! what is dirtied after the cut stays dirty; a commit that fails leaves every page of its cut dirty; whoever
+//! waits for a write-back gets one that began after its call (concurrent callers share it).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::state::{Attempt, FileState};
+use super::{File, WHOLE};
+use crate::block::slice_padded;
+use crate::error::{Errno, Error, Result};
+use crate::units::{BlockIndex, ByteRange, PageMask};
+use crate::vfs::{Base, CommitId, Patch, Stat, StoreFault, StoreResult, Version, WriteBack};
+
+/// How often a commit starts over because an earlier attempt of ours turned out to have taken effect.
+const ROUNDS_MAX: u32 = 8;
+
+/// What a sync did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SyncOutcome {
+    /// Unsynced bytes that were written back, in whole pages.
+    pub bytes: u64,
+    /// What the store has, if it has the file.
+    pub version: Option<Version>,
+}
+
+/// Somebody who waits for the next write-back.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    ranges: Vec<ByteRange>,
+    reply: oneshot::Sender<Result<SyncOutcome>>,
+}
+
+/// The pages of one write-back.
+#[derive(Debug, Default)]
+struct Cut {
+    blocks: Vec<(BlockIndex, PageMask)>,
+}
+
+impl Cut {
+    /// Bytes of the cut that lie in `ranges`, in whole pages.
+    fn bytes_in(&self, ranges: &[ByteRange]) -> u64 {
+        let in_block = |block: BlockIndex| {
+            ranges.iter().fold(PageMask::NONE, |mask, range| mask.union(PageMask::touched(range.within(block))))
+        };
+        self.blocks.iter().map(|(block, pages)| pages.intersect(in_block(*block)).bytes()).sum()
+    }
+}
+
+/// Makes the pages of a cut dirty again unless the write-back succeeded, whatever becomes of it.
+struct CutGuard<'a> {
+    file: &'a File,
+    cut: Cut,
+}
+
+impl Drop for CutGuard<'_> {
+    fn drop(&mut self) {
+        let mut state = self.file.state.write();
+        state.committing = false;
+        for (block, _) in &self.cut.blocks {
+            if let Some(dirty) = state.dirty.get_mut(block) {
+                dirty.abort_writing();
+            }
+        }
+    }
+}
+
+impl File {
+    /// Makes the store hold every write to `ranges` that was acknowledged before this call. Cancel safe: a
+    /// write-back that was begun is finished.
+    ///
+    /// # Errors
+    /// ESTALE, EROFS, EIO, EUCLEAN; the pages stay unsynced.
+    pub async fn sync(self: &Arc<Self>, ranges: Vec<ByteRange>) -> Result<SyncOutcome> {
+        let (reply, answer) = oneshot::channel();
+        self.waiters.lock().push(Waiter { ranges, reply });
+        let file = Arc::clone(self);
+        // Whichever task gets the commit lock first serves everybody who waits by then.
+        self.shared.tasks.spawn(async move { file.serve_waiters().await });
+        match answer.await {
+            Ok(result) => result,
+            Err(_) => Err(Error::new(Errno::Fault, "an internal fault: a write-back ended without an answer")),
+        }
+    }
+
+    async fn serve_waiters(self: Arc<Self>) {
+        let _commit = self.commit.lock().await;
+        let waiters = std::mem::take(&mut *self.waiters.lock());
+        if waiters.is_empty() {
+            return;
+        }
+        let ranges: Vec<ByteRange> = waiters.iter().flat_map(|waiter| waiter.ranges.iter().copied()).collect();
+        let result = self.commit_ranges(&ranges).await;
+        for waiter in waiters {
+            let outcome = match &result {
+                Ok((cut, version)) => Ok(SyncOutcome { bytes: cut.bytes_in(&waiter.ranges), version: version.clone() }),
+                Err(error) => Err(error.clone()),
+            };
+            // Nobody listens any more: the write-back is done all the same.
+            let _ = waiter.reply.send(outcome);
+        }
+    }
+
+    /// Syncs `ranges`, for whoever holds the commit lock.
+    pub(super) async fn sync_holding_commit(&self, ranges: &[ByteRange]) -> Result<SyncOutcome> {
+        let (cut, version) = self.commit_ranges(ranges).await?;
+        Ok(SyncOutcome { bytes: cut.bytes_in(ranges), version })
+    }
+
+    /// One write-back of the unsynced pages of `ranges`; repeated only where an attempt of ours was in the way.
+    async fn commit_ranges(&self, ranges: &[ByteRange]) -> Result<(Cut, Option<Version>)> {
+        let nothing_unsynced = |state: &FileState| ranges.iter().all(|range| state.unsynced_bytes(*range) == 0);
+        for _ in 0..ROUNDS_MAX {
+            let stale = {
+                let state = self.state.read();
+                if nothing_unsynced(&state) {
+                    return Ok((Cut::default(), state.base.clone()));
+                }
+                state.stale
+            };
+            self.location.mount.require_writable().await?;
+            if stale {
+                // It may have become what it was, or ours.
+                self.refresh_holding_commit().await?;
+                if self.state.read().stale {
+                    return Err(self.stale_error());
+                }
+            }
+            match self.write_cut(ranges).await {
+                Ok(done) => return Ok(done),
+                Err(StoreFault::Changed | StoreFault::Missing | StoreFault::Exists) => {
+                    self.refresh_holding_commit().await?;
+                    if self.state.read().stale {
+                        return Err(self.stale_error());
+                    }
+                }
+                Err(fault) => return Err(fault.into_error(&self.path)),
+            }
+        }
+        Err(self.unsteady_error())
+    }
+
+    /// Takes a cut and writes it back.
+    async fn write_cut(&self, ranges: &[ByteRange]) -> StoreResult<(Cut, Option<Version>)> {
+        let traits = self.location.mount.store().traits();
+        let memory = {
+            let size = self.state.read().size;
+            if size <= traits.rewrites_up_to { size } else { 0 }
+        };
+        let _memory = self.shared.inflight.take(memory).await;
+        let (change, mut guard) = {
+            let mut state = self.state.write();
+            let Some(version) = state.base.clone() else { return Err(StoreFault::Missing) };
+            let (cut, patches) = self.take_cut(&mut state, ranges, traits.rewrites_up_to);
+            let base = Base::At { version, size: state.size };
+            (self.begin(&mut state, base, None, patches), CutGuard { file: self, cut })
+        };
+        let stat = self.location.mount.store().write_back(&self.location.name, change).await?;
+        let cut = std::mem::take(&mut guard.cut);
+        let version = stat.version.clone();
+        {
+            let mut state = self.state.write();
+            state.committing = false;
+            self.end_cut(&mut state, &cut, stat);
+        }
+        drop(guard);
+        Ok((cut, Some(version)))
+    }
+
+    /// Marks a change as under way and remembers it until its fate is known.
+    fn begin(&self, state: &mut FileState, base: Base, size: Option<u64>, patches: Vec<Patch>) -> WriteBack {
+        let commit = CommitId::random();
+        let size = size.unwrap_or(state.size);
+        state.committing = true;
+        state.remember(Attempt { commit, size });
+        WriteBack { base, size, patches, commit }
+    }
+
+    /// The dirty pages of `ranges` with their bytes; where the store rewrites the whole file anyway, also the
+    /// clean pages that are in memory.
+    fn take_cut(&self, state: &mut FileState, ranges: &[ByteRange], rewrites_up_to: u64) -> (Cut, Vec<Patch>) {
+        let (size, content) = (state.size, state.content);
+        let mut cut = Cut::default();
+        let mut patches = Vec::new();
+        let whole = size <= rewrites_up_to;
+        for (block, dirty) in &mut state.dirty {
+            let wanted =
+                ranges.iter().fold(PageMask::NONE, |mask, range| mask.union(PageMask::touched(range.within(*block))));
+            let pages = dirty.begin_writing(wanted);
+            if !pages.is_empty() {
+                cut.blocks.push((*block, pages));
+            }
+            let data = |run| dirty.slice(run);
+            push_patches(&mut patches, *block, pages, size, true, data);
+            if whole {
+                push_patches(&mut patches, *block, dirty.clean(), size, false, data);
+            }
+        }
+        if whole {
+            for block in ByteRange::new(0, size).blocks().filter(|block| !state.dirty.contains_key(block)) {
+                if let Some(clean) = self.shared.cache.get(content, block) {
+                    let data = |run| slice_padded(&clean, run);
+                    push_patches(&mut patches, block, PageMask::ALL, size, false, data);
+                }
+            }
+        }
+        patches.sort_unstable_by_key(|patch| patch.offset);
+        (cut, patches)
+    }
+
+    /// The store has the cut: pages that were not written since are clean.
+    fn end_cut(&self, state: &mut FileState, cut: &Cut, stat: Stat) {
+        state.attempts.clear();
+        for (block, _) in &cut.blocks {
+            state.recall(*block);
+            let Some(dirty) = state.dirty.get_mut(block) else { continue };
+            dirty.end_writing();
+            if dirty.unsynced().is_empty()
+                && let Some(clean) = state.dirty.remove(block)
+                && clean.valid() == PageMask::ALL
+            {
+                self.shared.cache.insert(state.content, *block, clean.data().clone());
+            }
+        }
+        state.advance(&self.shared.cache, stat.size, stat.version);
+    }
+
+    /// Sets the file's size, making it if it is missing and `make` says so. It is in the store when this
+    /// answers, and nothing else of what is unsynced. Cancel safe: what was begun is finished.
+    ///
+    /// # Errors
+    /// ENOENT, EEXIST, EROFS, ESTALE, EINVAL (too large), EIO.
+    pub async fn truncate(self: &Arc<Self>, size: u64, make: MakeFile) -> Result<(u64, Version)> {
+        let file = Arc::clone(self);
+        let work = async move {
+            let _commit = file.commit.lock().await;
+            file.truncate_holding_commit(size, make).await
+        };
+        self.shared.finish(work).await
+    }
+
+    async fn truncate_holding_commit(&self, size: u64, make: MakeFile) -> Result<(u64, Version)> {
+        for _ in 0..ROUNDS_MAX {
+            let seen = self.refresh_holding_commit().await?;
+            let base = match (&seen, make) {
+                (Some(_), MakeFile::Exclusive) => return Err(exists(&self.path)),
+                (Some(stat), MakeFile::IfMissingLeave) => return Ok((stat.size, stat.version.clone())),
+                (None, MakeFile::Never) => return Err(self.gone_error()),
+                (None, _) => Base::Missing,
+                (Some(stat), _) => Base::At { version: stat.version.clone(), size: stat.size },
+            };
+            if matches!(base, Base::At { .. }) && self.state.read().stale {
+                return Err(self.stale_error());
+            }
+            if let Some(stat) = seen.filter(|stat| stat.size == size) {
+                return Ok((size, stat.version));
+            }
+            self.location.mount.require_writable().await?;
+            match self.write_size(base, size).await {
+                Ok(version) => return Ok((size, version)),
+                Err(StoreFault::Changed | StoreFault::Missing | StoreFault::Exists) => {}
+                Err(fault) => return Err(fault.into_error(&self.path)),
+            }
+        }
+        Err(self.unsteady_error())
+    }
+
+    async fn write_size(&self, base: Base, size: u64) -> StoreResult<Version> {
+        let store = self.location.mount.store();
+        let max = store.traits().max_file_size;
+        if size > max {
+            return Err(StoreFault::TooLarge { max });
+        }
+        let made = matches!(base, Base::Missing);
+        let (change, guard) = {
+            let mut state = self.state.write();
+            (self.begin(&mut state, base, Some(size), Vec::new()), CutGuard { file: self, cut: Cut::default() })
+        };
+        let stat = store.write_back(&self.location.name, change).await?;
+        let version = stat.version.clone();
+        {
+            let mut state = self.state.write();
+            state.committing = false;
+            state.attempts.clear();
+            if made {
+                // Whatever was clean before belonged to a file that is gone.
+                state.replace(&self.shared.cache, self.shared.new_content(), Some(&stat));
+            } else {
+                state.advance(&self.shared.cache, stat.size, stat.version);
+            }
+        }
+        drop(guard);
+        Ok(version)
+    }
+
+    /// Removes the file from the store. Cancel safe: what was begun is finished.
+    ///
+    /// # Errors
+    /// EBUSY while it is mapped or has unsynced pages, ENOENT, EROFS, EIO.
+    pub async fn remove(self: &Arc<Self>) -> Result<()> {
+        let file = Arc::clone(self);
+        let work = async move {
+            let _commit = file.commit.lock().await;
+            if file.refresh_holding_commit().await?.is_none() {
+                return Err(file.gone_error());
+            }
+            file.location.mount.require_writable().await?;
+            let _closed = file.close_to_mappings()?;
+            let removed = file.location.mount.store().remove(&file.location.name).await;
+            removed.map_err(|fault| fault.into_error(&file.path))?;
+            file.refresh_holding_commit().await.map(|_| ())
+        };
+        self.shared.finish(work).await
+    }
+
+    /// Lets no mapping be made until the guard is dropped.
+    fn close_to_mappings(&self) -> Result<ClosedGuard<'_>> {
+        let (path, mut state) = (&self.path, self.state.write());
+        let (mapped_by, dirty) = (state.mappings.len(), state.unsynced_bytes(WHOLE));
+        if mapped_by > 0 {
+            return Err(Error::new(Errno::Busy, format!("{path} is mapped by {mapped_by} mappings: unmap it first"))
+                .with("path", path)
+                .with("mapped_by", mapped_by));
+        }
+        if dirty > 0 {
+            return Err(Error::new(
+                Errno::Busy,
+                format!("{path} has {dirty} unsynced bytes of ended processes that wait to be stored"),
+            )
+            .with("path", path)
+            .with("dirty_bytes", dirty));
+        }
+        state.removing = true;
+        Ok(ClosedGuard(self))
+    }
+}
+
+/// While it lives, the file is being removed and no mapping of it can be made.
+struct ClosedGuard<'a>(&'a File);
+
+impl Drop for ClosedGuard<'_> {
+    fn drop(&mut self) {
+        self.0.state.write().removing = false;
+    }
+}
+
+/// What [`File::truncate`] does about a missing file, and about one that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MakeFile {
+    /// ENOENT if it is missing.
+    Never,
+    /// Make it; resize it if it is there.
+    IfMissing,
+    /// Make it; leave it alone if it is there.
+    IfMissingLeave,
+    /// Make it; EEXIST if it is there.
+    Exclusive,
+}
+
+fn exists(path: &crate::path::FilePath) -> Error {
+    Error::new(Errno::Exist, format!("{path} is there already")).with("path", path)
+}
+
+fn push_patches(
+    patches: &mut Vec<Patch>,
+    block: BlockIndex,
+    pages: PageMask,
+    size: u64,
+    dirty: bool,
+    data: impl Fn(std::ops::Range<usize>) -> Bytes,
+) {
+    let start = block.range().start();
+    for run in pages.runs() {
+        let bytes = ByteRange::new(start + run.start as u64, (start + run.end as u64).min(size));
+        if !bytes.is_empty() {
+            patches.push(Patch { offset: bytes.start(), data: data(bytes.within(block)), dirty });
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! [`File`]: what all mappings of one path share, and the only place where its bytes change.
+//!
+//! - `flight`: a block on its way from the store
+//! - `state`: what is known of the file, under one reader-writer lock; pure
+//! - `observe`: asking the store what it has, and making sense of it
+//! - `fetch`: bringing missing blocks in, one fetch a block
+//! - `access`: reads and writes at one instant
+//! - `commit`: write-back of a consistent cut; truncation; removal
+//! - `resolve`: what to do with unsynced pages whose file changed in the store
+//!
+//! Invariants: the lock is held only while bytes that are in memory are copied or referenced, never across an
+//! await; at most one change of the file is on its way to the store at a time (`commit` lock); locks are taken
+//! in the order commit, state, overlay.
+
+mod flight;
+mod state;
+mod observe;
+mod fetch;
+mod access;
+mod commit;
+mod resolve;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+
+use parking_lot::{Mutex, RwLock};
+
+pub use access::Access;
+pub(crate) use access::no_such_mapping;
+pub use commit::{MakeFile, SyncOutcome};
+pub use state::{MapUse, Registered};
+
+use self::commit::Waiter;
+use self::state::FileState;
+use crate::caller::MmapId;
+use crate::path::FilePath;
+use crate::shared::Shared;
+use crate::units::{ByteRange, MAX_OFFSET};
+use crate::vfs::{Location, Version};
+
+/// A file that is or was mapped. Exactly one lives for a path.
+#[derive(Debug)]
+pub struct File {
+    path: FilePath,
+    location: Location,
+    shared: Arc<Shared>,
+    state: RwLock<FileState>,
+    /// Held by whoever changes the file in its store.
+    commit: tokio::sync::Mutex<()>,
+    /// Who waits for the next write-back.
+    waiters: Mutex<Vec<Waiter>>,
+    /// How many hold on to this file, counted by the file table under its lock.
+    pub(crate) pins: AtomicUsize,
+}
+
+/// How often a mapping's accesses met the store.
+#[derive(Debug, Default)]
+pub struct FaultCounts {
+    /// Blocks that were in memory.
+    pub minor: AtomicU64,
+    /// Blocks that had to be waited for.
+    pub major: AtomicU64,
+}
+
+/// How a mapping ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leaving {
+    /// Its pages were synced or given up: only what was written since may be left.
+    Synced,
+    /// Its pages could not be synced.
+    Unsynced,
+}
+
+/// A file's figures for a range.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RangeStats {
+    /// Bytes of the file.
+    pub size: u64,
+    /// What the store has, if it has the file.
+    pub version: Option<Version>,
+    /// Bytes of the range in memory, in whole pages.
+    pub resident_bytes: u64,
+    /// Unsynced bytes of the range, in whole pages.
+    pub dirty_bytes: u64,
+}
+
+/// Every byte that a file can have.
+pub const WHOLE: ByteRange = ByteRange::new(0, MAX_OFFSET);
+
+impl File {
+    /// A file of which nothing is known yet: [`File::refresh`] asks the store.
+    pub fn new(path: FilePath, location: Location, shared: Arc<Shared>) -> Arc<Self> {
+        let state = RwLock::new(FileState::new(shared.new_content()));
+        Arc::new(Self {
+            path,
+            location,
+            shared,
+            state,
+            commit: tokio::sync::Mutex::default(),
+            waiters: Mutex::default(),
+            pins: AtomicUsize::new(0),
+        })
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &FilePath {
+        &self.path
+    }
+
+    /// Where it lies.
+    pub fn location(&self) -> &Location {
+        &self.location
+    }
+
+    /// Bytes of the file.
+    pub fn size(&self) -> u64 {
+        self.state.read().size
+    }
+
+    /// What the store had when last seen, if it had the file.
+    pub fn version(&self) -> Option<Version> {
+        self.state.read().base.clone()
+    }
+
+    /// Makes a mapping known, if the file is there. False: it is being removed, or gone; look again once
+    /// [`File::changes_ended`].
+    pub fn register(&self, id: MmapId, mapping: Registered) -> bool {
+        let mut state = self.state.write();
+        let open = !state.removing && state.base.is_some();
+        if open {
+            state.mappings.insert(id, mapping);
+        }
+        open
+    }
+
+    /// Waits until the change that is on its way to the store, if any, has ended.
+    pub async fn changes_ended(&self) {
+        drop(self.commit.lock().await);
+    }
+
+    /// Forgets a mapping: its writes are refused from now on. What it leaves unsynced and nobody else will
+    /// sync becomes the write-back task's to store.
+    pub fn unregister(&self, id: MmapId, leaving: Leaving) {
+        let mut state = self.state.write();
+        let Some(mapping) = state.mappings.remove(&id) else { return };
+        if !matches!(mapping.usage, MapUse::SharedWritable) {
+            return;
+        }
+        let left = state.unsynced_pages(mapping.range.page_aligned());
+        let orphaned = match leaving {
+            Leaving::Synced => left.iter().any(|(page, _)| !state.written_by_others(*page, None)),
+            Leaving::Unsynced => !left.is_empty(),
+        };
+        if orphaned {
+            state.orphans.push(mapping.range.page_aligned());
+            self.shared.kick.notify_one();
+        }
+    }
+
+    /// Whether ended processes left something for the write-back task to store.
+    pub fn has_orphans(&self) -> bool {
+        !self.state.read().orphans.is_empty()
+    }
+
+    /// How many mappings there are of it.
+    pub fn mapped_by(&self) -> usize {
+        self.state.read().mappings.len()
+    }
+
+    /// Unsynced bytes of it, in whole pages.
+    pub fn dirty_bytes(&self) -> u64 {
+        self.state.read().unsynced_bytes(WHOLE)
+    }
+
+    /// Whether nothing would be lost by forgetting it.
+    pub fn is_idle(&self) -> bool {
+        let state = self.state.read();
+        state.mappings.is_empty() && state.dirty.is_empty() && state.orphans.is_empty() && !state.committing
+    }
+
+    /// Its figures for `range`.
+    pub fn range_stats(&self, range: ByteRange) -> RangeStats {
+        let state = self.state.read();
+        let range = range.intersect(ByteRange::new(0, state.mapped_end()));
+        let dirty: u64 = state
+            .dirty
+            .iter()
+            .map(|(block, dirty)| {
+                let touched = crate::units::PageMask::touched(range.within(*block));
+                dirty.valid().intersect(touched).bytes()
+            })
+            .sum();
+        let is_dirty = |block| state.dirty.contains_key(&block);
+        let clean = self.shared.cache.resident_bytes(state.content, range, is_dirty);
+        RangeStats {
+            size: state.size,
+            version: state.base.clone(),
+            resident_bytes: clean + dirty,
+            dirty_bytes: state.unsynced_bytes(range),
+        }
+    }
+}

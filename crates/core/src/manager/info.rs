@@ -1,0 +1,131 @@
+//! Stats and lists of mappings and processes. They look and change nothing, not even a process's idle time.
+
+use super::MmapManager;
+use super::api::{Caller, MappingStats, MmapId, Page, PageRequest, ProcessKey, ProcessStats};
+use crate::capability::Capability;
+use crate::error::{Error, Result};
+use crate::file::no_such_mapping;
+use crate::flags::MapFlags;
+use crate::mapping::MmapEntry;
+
+impl MmapManager {
+    /// What a mapping is and what it costs; anybody's.
+    ///
+    /// # Errors
+    /// EINVAL, EACCES, EBADF.
+    pub fn stats(&self, caller: impl Into<Caller>, id: MmapId) -> Result<MappingStats> {
+        let caller = caller.into();
+        caller.process()?;
+        caller.capabilities.require(Capability::SystemInfo)?;
+        let entry = self.mappings.get(&id).map(|entry| std::sync::Arc::clone(&entry));
+        entry.map(|entry| mapping_stats(&entry)).ok_or_else(|| no_such_mapping(id))
+    }
+
+    /// Lists mappings in the order of their ids: those of `pid`; of the caller if `pid` is absent; of everybody
+    /// if the caller names no process either.
+    ///
+    /// # Errors
+    /// EINVAL (a token that is none), EACCES (others' mappings without SystemInfo).
+    pub fn list_mappings(
+        &self,
+        caller: impl Into<Caller>,
+        pid: Option<u32>,
+        page: PageRequest,
+    ) -> Result<Page<MappingStats>> {
+        let caller = caller.into();
+        let after = number_token(&page.token)?;
+        let whose = match pid.or(caller.pid) {
+            Some(0) => return Err(Error::invalid("pid", "pid is 0, which no process has").with("pid", 0)),
+            Some(pid) => Some(ProcessKey { subject: caller.subject.clone(), pid }),
+            None => None,
+        };
+        if whose.as_ref().is_none_or(|whose| !caller.is(whose)) {
+            caller.capabilities.require(Capability::SystemInfo)?;
+        }
+        let mut ids: Vec<MmapId> = match whose {
+            Some(whose) => self.processes.get(&whose).map(|process| process.mappings()).unwrap_or_default(),
+            None => self.mappings.iter().map(|entry| *entry.key()).collect(),
+        };
+        ids.retain(|id| id.0 > after);
+        ids.sort_unstable();
+        let stats = |id: &MmapId| self.mappings.get(id).map(|entry| mapping_stats(&entry));
+        Ok(take_page(&ids, self.page_size(&page), |id| id.0, stats))
+    }
+
+    /// Lists the processes in the order of their pids.
+    ///
+    /// # Errors
+    /// EINVAL (a token that is none), EACCES.
+    pub fn list_processes(&self, caller: impl Into<Caller>, page: PageRequest) -> Result<Page<ProcessStats>> {
+        let caller = caller.into();
+        let after = number_token(&page.token)?;
+        caller.capabilities.require(Capability::SystemInfo)?;
+        let mut processes = self.processes.all();
+        processes.retain(|process| u64::from(process.key.pid) > after);
+        processes.sort_unstable_by(|left, right| (left.key.pid, &left.key).cmp(&(right.key.pid, &right.key)));
+        let stats = |process: &std::sync::Arc<crate::process::Process>| {
+            let vitals = process.vitals();
+            Some(ProcessStats {
+                pid: process.key.pid,
+                name: vitals.name,
+                mappings: vitals.mappings as u64,
+                attached: vitals.attached,
+                idle: vitals.idle,
+            })
+        };
+        Ok(take_page(&processes, self.page_size(&page), |process| u64::from(process.key.pid), stats))
+    }
+
+    pub(super) fn page_size(&self, page: &PageRequest) -> usize {
+        let limits = &self.shared.limits;
+        match page.size {
+            0 => limits.list_page_default,
+            size => usize::try_from(size).unwrap_or(usize::MAX).min(limits.list_page_max),
+        }
+    }
+}
+
+/// The first `size` entries; the token of the next page is the last one's number. An entry that has gone since
+/// the list was taken is left out.
+fn take_page<T, U>(all: &[T], size: usize, number: impl Fn(&T) -> u64, show: impl Fn(&T) -> Option<U>) -> Page<U> {
+    let shown = &all[..size.min(all.len())];
+    let next = match shown.last() {
+        Some(last) if shown.len() < all.len() => number(last).to_string(),
+        _ => String::new(),
+    };
+    Page { items: shown.iter().filter_map(show).collect(), next }
+}
+
+fn number_token(token: &str) -> Result<u64> {
+    if token.is_empty() { Ok(0) } else { token.parse().map_err(|_| bad_token(token)) }
+}
+
+/// A page token that no list gave out.
+pub(super) fn bad_token(token: &str) -> Error {
+    let shown: String = token.escape_debug().take(100).collect();
+    Error::invalid("page_token", format!("page_token {shown} is not one that a list answered"))
+        .with("page_token", shown)
+}
+
+fn mapping_stats(entry: &MmapEntry) -> MappingStats {
+    let range = entry.file.range_stats(entry.range);
+    let private_bytes = entry.private_bytes();
+    let private = entry.flags() == MapFlags::Private;
+    let (minor_faults, major_faults) = entry.faults();
+    MappingStats {
+        id: entry.id,
+        path: entry.file.path().as_str().to_owned(),
+        offset: entry.range.start(),
+        length: entry.range.len(),
+        prot: entry.prot,
+        flags: entry.flags(),
+        owner_pid: entry.owner.pid,
+        file_size: range.size,
+        version: super::api::version_text(range.version.as_ref()),
+        resident_bytes: if private { private_bytes } else { range.resident_bytes },
+        dirty_bytes: if private { 0 } else { range.dirty_bytes },
+        private_bytes,
+        minor_faults,
+        major_faults,
+    }
+}

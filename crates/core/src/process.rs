@@ -1,0 +1,277 @@
+//! Processes: who they are, whether they live, and what they mapped.
+//!
+//! Invariants: a process ends exactly once (`Live → Ending → gone`, an exit that fails goes back to `Live`);
+//! a mapping is added only to a process that lives, so that whoever ends it has seen all of its mappings.
+//! It does not end processes: the manager does.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::caller::{MmapId, ProcessKey, Subject};
+use crate::error::{Errno, Error, Result};
+use crate::limits::Limits;
+
+/// Bytes of the longest name that a process may give itself.
+const NAME_BYTES_MAX: usize = 255;
+
+/// A caller that has mappings or is attached.
+#[derive(Debug)]
+pub struct Process {
+    /// Who it is.
+    pub key: ProcessKey,
+    life: Mutex<Life>,
+    running: AtomicUsize,
+    /// Cancelled when the process is gone.
+    pub gone: CancellationToken,
+}
+
+#[derive(Debug)]
+struct Life {
+    name: String,
+    phase: Phase,
+    attached: bool,
+    /// When its stream broke; `None` if it never attached.
+    detached_at: Option<Instant>,
+    last_call: Instant,
+    mappings: BTreeSet<MmapId>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Live,
+    Ending,
+    Gone,
+}
+
+/// A call of a process, as long as it runs.
+#[derive(Debug)]
+pub struct CallGuard(Arc<Process>);
+
+impl Drop for CallGuard {
+    fn drop(&mut self) {
+        self.0.life.lock().last_call = Instant::now();
+        self.0.running.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A process's figures.
+#[derive(Clone, Debug)]
+pub struct Vitals {
+    /// What it called itself.
+    pub name: String,
+    /// How many mappings it has.
+    pub mappings: usize,
+    /// It is attached now.
+    pub attached: bool,
+    /// Since its last call.
+    pub idle: Duration,
+}
+
+impl Process {
+    fn new(key: ProcessKey) -> Arc<Self> {
+        let life = Life {
+            name: String::new(),
+            phase: Phase::Live,
+            attached: false,
+            detached_at: None,
+            last_call: Instant::now(),
+            mappings: BTreeSet::new(),
+        };
+        Arc::new(Self { key, life: Mutex::new(life), running: AtomicUsize::new(0), gone: CancellationToken::new() })
+    }
+
+    /// Counts a call as running.
+    pub fn begin_call(self: &Arc<Self>) -> CallGuard {
+        self.running.fetch_add(1, Ordering::Relaxed);
+        CallGuard(Arc::clone(self))
+    }
+
+    /// Adds a mapping.
+    ///
+    /// # Errors
+    /// EBUSY if the process is ending, ENOMEM at its limit.
+    pub fn add_mapping(&self, id: MmapId, limits: &Limits) -> Result<()> {
+        let mut life = self.life.lock();
+        if life.phase != Phase::Live {
+            return Err(ending(&self.key));
+        }
+        let max = limits.max_mappings_per_process;
+        if life.mappings.len() >= max {
+            let pid = self.key.pid;
+            return Err(Error::new(Errno::NoMem, format!("process {pid} has {max} mappings, the most it may have"))
+                .with("limit", "max_mappings_per_process")
+                .with("max", max)
+                .with("pid", pid));
+        }
+        life.mappings.insert(id);
+        Ok(())
+    }
+
+    /// Takes a mapping off its list.
+    pub fn remove_mapping(&self, id: MmapId) {
+        self.life.lock().mappings.remove(&id);
+    }
+
+    /// Its mappings, in the order of their ids.
+    pub fn mappings(&self) -> Vec<MmapId> {
+        self.life.lock().mappings.iter().copied().collect()
+    }
+
+    /// Begins its end, for one caller only: its mappings, or `None` if somebody else is ending it.
+    pub fn begin_end(&self) -> Option<Vec<MmapId>> {
+        let mut life = self.life.lock();
+        if life.phase != Phase::Live {
+            return None;
+        }
+        life.phase = Phase::Ending;
+        Some(life.mappings.iter().copied().collect())
+    }
+
+    /// Its end failed: it lives on.
+    pub fn revive(&self) {
+        self.life.lock().phase = Phase::Live;
+    }
+
+    /// Its figures.
+    pub fn vitals(&self) -> Vitals {
+        let life = self.life.lock();
+        let running = self.running.load(Ordering::Relaxed) > 0;
+        let idle = if running { Duration::ZERO } else { life.last_call.elapsed() };
+        Vitals { name: life.name.clone(), mappings: life.mappings.len(), attached: life.attached, idle }
+    }
+
+    fn attach(&self, name: String) -> Result<()> {
+        let mut life = self.life.lock();
+        if life.phase != Phase::Live {
+            return Err(ending(&self.key));
+        }
+        if life.attached {
+            let pid = self.key.pid;
+            return Err(Error::new(Errno::Busy, format!("process {pid} is attached already, by another stream"))
+                .with("pid", pid));
+        }
+        life.attached = true;
+        life.name = name;
+        life.last_call = Instant::now();
+        Ok(())
+    }
+
+    /// Its stream broke: its grace time begins.
+    pub fn detach(&self) {
+        let mut life = self.life.lock();
+        life.attached = false;
+        life.detached_at = Some(Instant::now());
+    }
+
+    /// Whether it has outlived its grace time, or its idle time if it never attached.
+    fn is_expired(&self, limits: &Limits) -> bool {
+        let life = self.life.lock();
+        if life.phase != Phase::Live || life.attached {
+            return false;
+        }
+        match life.detached_at {
+            Some(since) => since.elapsed() >= limits.process_grace,
+            None => {
+                self.running.load(Ordering::Relaxed) == 0 && life.last_call.elapsed() >= limits.process_idle_timeout
+            }
+        }
+    }
+}
+
+fn ending(key: &ProcessKey) -> Error {
+    Error::new(Errno::Busy, format!("process {} is ending: use another pid, or try again", key.pid))
+        .with("pid", key.pid)
+        .retry_after(Duration::from_millis(100))
+}
+
+/// There is no such process.
+pub fn no_such_process(key: &ProcessKey) -> Error {
+    Error::new(Errno::Srch, format!("no process {}", key.pid)).with("pid", key.pid)
+}
+
+/// The processes that live.
+#[derive(Debug, Default)]
+pub struct ProcessTable {
+    processes: DashMap<ProcessKey, Arc<Process>>,
+}
+
+impl ProcessTable {
+    /// The process, if it lives.
+    pub fn get(&self, key: &ProcessKey) -> Option<Arc<Process>> {
+        self.processes.get(key).map(|process| Arc::clone(&process))
+    }
+
+    /// The process, which comes into being if there is none.
+    ///
+    /// # Errors
+    /// ENOMEM at the limit of processes.
+    pub fn get_or_create(&self, key: &ProcessKey, limits: &Limits) -> Result<Arc<Process>> {
+        if let Some(process) = self.get(key) {
+            return Ok(process);
+        }
+        let max = limits.max_processes;
+        // Counted before the entry is locked, because counting locks every shard in turn.
+        if self.processes.len() >= max {
+            return Err(Error::new(Errno::NoMem, format!("there are {max} processes, the most this server serves"))
+                .with("limit", "max_processes")
+                .with("max", max));
+        }
+        match self.processes.entry(key.clone()) {
+            Entry::Occupied(entry) => Ok(Arc::clone(entry.get())),
+            Entry::Vacant(entry) => Ok(Arc::clone(&entry.insert(Process::new(key.clone())))),
+        }
+    }
+
+    /// Attaches `key`, or a pid that nobody has if it is absent.
+    ///
+    /// # Errors
+    /// EINVAL for a long name, EBUSY if the pid is attached or ending, ENOMEM at the limit of processes.
+    pub fn attach(&self, subject: &Subject, pid: Option<u32>, name: String, limits: &Limits) -> Result<Arc<Process>> {
+        let length = name.len();
+        if length > NAME_BYTES_MAX {
+            return Err(Error::invalid("name", format!("name has {length} bytes, more than {NAME_BYTES_MAX}"))
+                .with("length", length)
+                .with("max", NAME_BYTES_MAX));
+        }
+        let key = ProcessKey { subject: subject.clone(), pid: pid.unwrap_or_else(|| self.unused_pid(subject)) };
+        let process = self.get_or_create(&key, limits)?;
+        process.attach(name)?;
+        Ok(process)
+    }
+
+    /// A pid that nobody has, of the upper half: people who choose their own use small ones.
+    fn unused_pid(&self, subject: &Subject) -> u32 {
+        loop {
+            let [a, b, c, d, ..] = *uuid::Uuid::new_v4().as_bytes();
+            let pid = u32::from_be_bytes([a | 0x80, b, c, d]);
+            if !self.processes.contains_key(&ProcessKey { subject: subject.clone(), pid }) {
+                return pid;
+            }
+        }
+    }
+
+    /// Takes a process whose end has begun off the table. Its pid is free again.
+    pub fn bury(&self, process: &Process) {
+        process.life.lock().phase = Phase::Gone;
+        self.processes.remove(&process.key);
+        process.gone.cancel();
+    }
+
+    /// Every process.
+    pub fn all(&self) -> Vec<Arc<Process>> {
+        self.processes.iter().map(|process| Arc::clone(&process)).collect()
+    }
+
+    /// Those that have outlived their grace or idle time.
+    pub fn expired(&self, limits: &Limits) -> Vec<Arc<Process>> {
+        self.all().into_iter().filter(|process| process.is_expired(limits)).collect()
+    }
+}

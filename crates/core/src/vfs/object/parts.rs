@@ -1,0 +1,113 @@
+//! Writing a large object in parts.
+//!
+//! Invariants: at most two parts are in memory (one on its way, the next being put together); an upload that
+//! does not complete is aborted, also when the call is dropped.
+//!
+//! What it cannot promise: no store's upload can be completed conditionally through this client, so the
+//! version is asked for right before. A change that another writer makes between that answer and the
+//! completion (one round trip, some 10 ms) is overwritten. Files up to the single-PUT size have no such window.
+
+use std::time::Duration;
+
+use object_store::path::Path;
+use object_store::{MultipartUpload, PutMultipartOptions, PutPayload, PutResult, UploadPart};
+use tokio_util::task::TaskTracker;
+
+use super::bucket::{Bucket, Made, fault, marked};
+use crate::units::ByteRange;
+use crate::vfs::fault::{StoreFault, StoreResult};
+use crate::vfs::store::{Stat, WriteBack};
+
+/// What aborting an upload may take. What is left then costs storage until the bucket's lifecycle rule takes it.
+const ABORT_TIME: Duration = Duration::from_secs(30);
+
+/// An upload that is aborted unless it completes.
+struct UploadGuard<'a> {
+    upload: Option<Box<dyn MultipartUpload>>,
+    cleanups: &'a TaskTracker,
+}
+
+impl UploadGuard<'_> {
+    fn part(&mut self, payload: PutPayload) -> StoreResult<UploadPart> {
+        Ok(self.running()?.put_part(payload))
+    }
+
+    async fn complete(&mut self) -> StoreResult<PutResult> {
+        let put = self.running()?.complete().await.map_err(fault)?;
+        self.upload = None;
+        Ok(put)
+    }
+
+    fn running(&mut self) -> StoreResult<&mut Box<dyn MultipartUpload>> {
+        self.upload.as_mut().ok_or_else(|| StoreFault::Failed("the upload has ended already".into(), None))
+    }
+
+    async fn abort(&mut self) {
+        if let Some(upload) = self.upload.take() {
+            abort(upload).await;
+        }
+    }
+}
+
+impl Drop for UploadGuard<'_> {
+    fn drop(&mut self) {
+        let Some(upload) = self.upload.take() else { return };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            self.cleanups.spawn_on(abort(upload), &runtime);
+        }
+    }
+}
+
+async fn abort(mut upload: Box<dyn MultipartUpload>) {
+    match tokio::time::timeout(ABORT_TIME, upload.abort()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "an upload in parts could not be aborted"),
+        Err(_) => tracing::debug!("an upload in parts could not be aborted in time"),
+    }
+}
+
+impl Bucket {
+    /// Writes the changed file in parts.
+    pub(super) async fn put_parts(&self, path: &Path, change: &WriteBack) -> StoreResult<Stat> {
+        // Asked for before anything is sent, and again right before it takes effect.
+        self.check_base(path, &change.base).await?;
+        let attributes = self.attributes_of(path, &change.base).await?;
+        let options =
+            PutMultipartOptions { attributes: marked(&attributes, change.commit), ..PutMultipartOptions::default() };
+        let upload = self.store.put_multipart_opts(path, options).await.map_err(fault)?;
+        let mut upload = UploadGuard { upload: Some(upload), cleanups: &self.cleanups };
+        if let Err(refused) = self.send_parts(path, change, &mut upload).await {
+            upload.abort().await;
+            return Err(refused);
+        }
+        let made = Made { size: change.size, commit: change.commit, attributes: &attributes };
+        match upload.complete().await {
+            Ok(put) => self.stat_of_put(path, put, made).await,
+            Err(doubt) => {
+                let settled = self.settle(path, change, doubt).await;
+                upload.abort().await;
+                settled
+            }
+        }
+    }
+
+    async fn send_parts(&self, path: &Path, change: &WriteBack, upload: &mut UploadGuard<'_>) -> StoreResult<()> {
+        let part_size = self.options.part_size(change.size);
+        let mut on_its_way: Option<UploadPart> = None;
+        let mut start = 0;
+        while start < change.size {
+            let part = ByteRange::new(start, change.size.min(start + part_size));
+            let next = self.assemble(path, change, part);
+            let payload = match on_its_way.take() {
+                None => next.await?,
+                Some(sending) => futures::try_join!(async { sending.await.map_err(fault) }, next)?.1,
+            };
+            on_its_way = Some(upload.part(payload)?);
+            start = part.end();
+        }
+        if let Some(sending) = on_its_way {
+            sending.await.map_err(fault)?;
+        }
+        self.check_base(path, &change.base).await
+    }
+}

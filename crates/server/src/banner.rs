@@ -1,0 +1,61 @@
+//! What a person reads at the start: where the server listens, what is mounted, where the state lies, and what
+//! to type next. Text only; printing it is the caller's affair.
+
+use std::fmt::Write as _;
+
+use crate::config::show_size;
+use crate::server::Server;
+
+/// A file that does not matter, for the command to try.
+const EXAMPLE: &str = r#"{"path": "/hello.txt", "length": "4096", "prot": 3, "shared": true, "create": true}"#;
+
+/// The lines for `server`.
+pub(crate) fn banner(server: &Server) -> String {
+    let config = server.config();
+    let mut text = format!("mmapd {} on node {}\n", env!("CARGO_PKG_VERSION"), config.node);
+    let mut line = |name: &str, value: &str| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "  {name:<10} {value}");
+    };
+    for (asked, addr) in config.listen.iter().zip(server.addrs()) {
+        line("listening", &if asked.is_local() { addr } else { format!("{addr} (asked for {asked})") });
+    }
+    for mount in server.mounts() {
+        line("mounted", &mount.to_string());
+    }
+    line("state", &config.state_dir.display().to_string());
+    line("memory", &show_size(config.limits.memory));
+    line("durability", "memory: what is not synced is lost when the server is killed");
+    if let Some(addr) = server.addrs().first() {
+        line("try", &format!("mmapctl --server {addr} ping"));
+        line("or", &grpcurl(addr));
+    }
+    text
+}
+
+fn grpcurl(addr: &str) -> String {
+    // grpcurl dials a socket file by its path, with a flag of its own, and would take that path for the
+    // authority, which HTTP/2 refuses.
+    let (flag, target) = match addr.strip_prefix("unix:") {
+        Some(path) => ("-unix -authority localhost ", path),
+        None => ("", addr),
+    };
+    format!(
+        "grpcurl -plaintext {flag}-H 'mmap-pid: 1' -H 'mmap-capabilities: FileRead,FileWrite' -d '{EXAMPLE}' \
+         {target} mmap.v1.MmapService/Mmap"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_to_try_dials_a_socket_as_well_as_a_port() {
+        assert!(grpcurl("127.0.0.1:5").ends_with("' 127.0.0.1:5 mmap.v1.MmapService/Mmap"));
+        assert!(
+            grpcurl("unix:/m.sock").contains("-unix -authority localhost ")
+                && grpcurl("unix:/m.sock").contains(" /m.sock ")
+        );
+    }
+}

@@ -1,0 +1,161 @@
+//! Tests of the configuration as a whole: which source wins, and what is refused with which sentence.
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use super::keys;
+use super::listen::ListenAddr;
+use super::refusal::Refusal;
+use super::validated::{Config, default_listen};
+
+const HOME: (&str, &str) = ("HOME", "/home/somebody");
+
+fn read(args: &[&str], env: &[(&str, &str)]) -> Result<Config, Refusal> {
+    let args = std::iter::once("mmapd").chain(args.iter().copied()).map(OsString::from);
+    let env: Vec<_> = env.iter().chain([&HOME]).copied().collect();
+    Config::read(args, &|name| env.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into()))
+}
+
+fn sentence(args: &[&str], env: &[(&str, &str)]) -> String {
+    read(args, env).unwrap_err().to_string()
+}
+
+fn file(text: &str) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file
+}
+
+#[test]
+fn without_arguments_it_serves_the_users_data_directory_on_loopback() {
+    let config = read(&[], &[]).unwrap();
+    assert_eq!(config.listen[0].to_string(), "127.0.0.1:50051");
+    assert_eq!(config.state_dir, Path::new("/home/somebody/.local/share/mmapd"));
+    assert_eq!(config.default_folder(), Path::new("/home/somebody/.local/share/mmapd/files"));
+    assert!(config.mounts.is_empty());
+    assert_eq!(config.limits.process_grace, Duration::from_secs(10));
+    assert_eq!(config.limits.max_message, 4 << 20);
+    assert!(config.limits.check().is_ok());
+    assert!(!config.node.is_empty());
+}
+
+#[test]
+fn flags_win_over_variables_and_variables_over_the_file() {
+    let file = file("memory = \"100MiB\"\nmax-message = \"1MiB\"\nnode = \"file\"\nmax-calls = 7\n");
+    let path = file.path().to_str().unwrap();
+    let env = [("MMAPD_CONFIG", path), ("MMAPD_MEMORY", "200MiB"), ("MMAPD_NODE", "variable")];
+    let config = read(&["--memory", "300MiB"], &env).unwrap();
+    assert_eq!(config.limits.memory, 300 << 20);
+    assert_eq!(config.node, "variable");
+    assert_eq!(config.limits.max_message, 1 << 20);
+    assert_eq!(config.bounds.calls, 7);
+}
+
+#[test]
+fn a_repeatable_key_is_repeated_as_a_flag_spaced_in_a_variable_and_an_array_in_the_file() {
+    let addrs = ["127.0.0.1:1", "unix:/run/m.sock"].map(|text| ListenAddr::parse(text).unwrap());
+    let file = file("listen = [\"127.0.0.1:1\", \"unix:/run/m.sock\"]\n");
+    for config in [
+        read(&["--listen", "127.0.0.1:1", "--listen", "unix:/run/m.sock"], &[]),
+        read(&[], &[("MMAPD_LISTEN", "127.0.0.1:1  unix:/run/m.sock")]),
+        read(&["--config", file.path().to_str().unwrap()], &[]),
+    ] {
+        assert_eq!(config.unwrap().listen, addrs);
+    }
+    let config = read(&["--listen", "127.0.0.1:2"], &[("MMAPD_LISTEN", "127.0.0.1:1 127.0.0.1:3")]).unwrap();
+    assert_eq!(config.listen.len(), 1, "a flag replaces the variable's whole list");
+}
+
+#[test]
+fn mounts_in_the_file_are_texts_or_tables() {
+    let texts = file("mount = [\"/a=memory:\", \"/b=memory:?ro\"]\n");
+    let tables = file(
+        "[[mount]]\nprefix = \"/a\"\nurl = \"memory:\"\n[[mount]]\nprefix = \"/b\"\nurl = \"memory:\"\nro = true\n",
+    );
+    for file in [texts, tables] {
+        assert_eq!(read(&["--config", file.path().to_str().unwrap()], &[]).unwrap().mounts.len(), 2);
+    }
+    let nameless = file("[[mount]]\nurl = \"memory:\"\n");
+    assert!(sentence(&["--config", nameless.path().to_str().unwrap()], &[]).contains("a mount needs a prefix"));
+}
+
+#[test]
+fn listening_beyond_this_machine_needs_to_be_asked_for() {
+    for addr in ["0.0.0.0:0", "[::]:0", "192.0.2.1:50051"] {
+        let sentence = sentence(&["--listen", "127.0.0.1:0", "--listen", addr], &[]);
+        assert!(sentence.starts_with("--listen: ") && sentence.contains("--insecure"), "{sentence}");
+        assert!(read(&["--listen", addr, "--insecure"], &[]).is_ok());
+        assert!(read(&["--listen", addr], &[("MMAPD_INSECURE", "true")]).is_ok());
+        assert!(read(&["--listen", addr], &[("MMAPD_INSECURE", "0")]).is_err());
+    }
+}
+
+#[test]
+fn what_this_build_does_not_have_is_refused_and_not_ignored() {
+    for level in ["process", "disk"] {
+        assert!(sentence(&["--durability", level], &[]).contains("journal"));
+    }
+    assert!(read(&["--durability", "memory", "--auth", "trust"], &[]).is_ok());
+    assert!(sentence(&["--auth", "jwt"], &[]).contains("use trust"));
+    assert!(sentence(&[], &[("MMAPD_AUTH", "maybe")]).starts_with("MMAPD_AUTH: "));
+}
+
+#[test]
+fn a_wrong_value_is_told_with_where_it_stands() {
+    let wrong = file("memory = \"lots\"\n");
+    let path = wrong.path().to_str().unwrap();
+    assert!(sentence(&["--config", path], &[]).starts_with(&format!("memory in {path}: ")));
+    for (args, place) in [
+        (["--memory", "1MiB"], "--memory: "),
+        (["--memory", "0"], "--memory: "),
+        (["--max-message", "0"], "--max-message: "),
+        (["--max-message", "2GiB"], "--max-message: "),
+        (["--process-grace", "10"], "--process-grace: "),
+        (["--max-calls", "0"], "--max-calls: "),
+        (["--max-streams", "4294967296"], "--max-streams: "),
+        (["--node", "two words"], "--node: "),
+        (["--listen", "nowhere"], "--listen: "),
+    ] {
+        let sentence = sentence(&args, &[]);
+        assert!(sentence.starts_with(place), "{sentence}");
+    }
+    assert!(sentence(&["--memory", "64MiB", "--max-message", "32MiB"], &[]).starts_with("--memory: "));
+}
+
+#[test]
+fn an_unknown_key_in_the_file_names_the_nearest_known_one() {
+    for (text, nearest) in [("memroy = 1", "memory"), ("state_dir = \"/x\"", "state-dir"), ("config = \"/y\"", "")] {
+        let file = file(text);
+        let sentence = sentence(&["--config", file.path().to_str().unwrap()], &[]);
+        assert!(sentence.contains("unknown key") && sentence.contains(nearest), "{sentence}");
+    }
+}
+
+#[test]
+fn a_file_that_is_missing_broken_or_of_wrong_types_is_refused() {
+    assert!(sentence(&["--config", "/nowhere/mmapd.toml"], &[]).contains("cannot be read"));
+    let broken = file("node = \"a\"\nmemory = \n");
+    assert!(sentence(&["--config", broken.path().to_str().unwrap()], &[]).contains("line 2"));
+    for text in ["memory = 1.5", "memory = [\"64MiB\"]", "[memory]\nx = 1", "listen = [[\"a\"]]"] {
+        let file = file(text);
+        assert!(sentence(&["--config", file.path().to_str().unwrap()], &[]).contains("does not fit"), "{text}");
+    }
+}
+
+#[test]
+fn an_empty_variable_is_one_that_is_not_set() {
+    let config = read(&[], &[("MMAPD_NODE", ""), ("MMAPD_LISTEN", "  "), ("MMAPD_MEMORY", "")]).unwrap();
+    assert_eq!(config.listen, default_listen());
+}
+
+#[test]
+fn help_names_every_flag_with_its_variable() {
+    let help = sentence(&["--help"], &[]);
+    let flat = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    for key in keys::KEYS {
+        assert!(flat.contains(&format!("--{}", key.name)) && flat.contains(&key.variable()), "{}", key.name);
+    }
+    assert!(flat.contains("Examples:"));
+}

@@ -1,0 +1,202 @@
+//! [`Config`]: everything that can be set, validated.
+//!
+//! Invariants: the limits fit together; with callers taken at their word the server listens on this machine
+//! only, unless it was told that this is wanted. It opens nothing: that a folder or a port is there is for
+//! those to find out who use it.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use mmap_core::limits::Limits;
+use mmap_core::vfs::MountSpec;
+
+use super::listen::ListenAddr;
+use super::machine;
+use super::quantity::{parse_size, parse_time};
+use super::refusal::Refusal;
+use super::sources::Settings;
+
+/// The largest message that can be asked for: gRPC counts a message's bytes in 32 bits.
+const MESSAGE_MAX: u64 = 1 << 30;
+/// The least default budget, for machines that are so small that a quarter is of no use.
+const MEMORY_DEFAULT_MIN: u64 = 64 << 20;
+/// Below the 30 s that container runtimes give between SIGTERM and SIGKILL.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);
+
+/// The process's environment, or a test's.
+pub type Env<'a> = dyn Fn(&str) -> Option<OsString> + 'a;
+
+/// How many of what may be there at a time.
+#[derive(Clone, Debug)]
+pub struct Bounds {
+    /// Connections; more are closed at once.
+    pub connections: usize,
+    /// Streams on a connection.
+    pub streams: u32,
+    /// Calls that run, of all connections; more wait.
+    pub calls: usize,
+    /// Calls that run, of one connection; more wait.
+    pub calls_per_connection: usize,
+}
+
+/// How to serve.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen; never empty.
+    pub listen: Vec<ListenAddr>,
+    /// What to mount. Empty: the folder [`Config::default_folder`] at `/`.
+    pub mounts: Vec<MountSpec>,
+    /// Absolute path of the folder for what must outlive the server.
+    pub state_dir: PathBuf,
+    /// The core's limits.
+    pub limits: Limits,
+    /// The transport's limits.
+    pub bounds: Bounds,
+    /// The serving node's name, fit for a header.
+    pub node: String,
+    /// Time for the end: draining and syncing.
+    pub shutdown_timeout: Duration,
+    /// What to log, if it was set.
+    pub log: Option<String>,
+}
+
+impl Config {
+    /// Reads flags (the program's name first), environment and file.
+    ///
+    /// # Errors
+    /// What is wrong, with where it stands; or that help or the version was asked for.
+    pub fn read(args: impl IntoIterator<Item = OsString>, env: &Env<'_>) -> Result<Self, Refusal> {
+        let settings = Settings::read(args, env)?;
+        settings.one("durability", check_durability)?;
+        settings.one("auth", check_auth)?;
+        let limits = limits(&settings)?;
+        let listen = settings.many("listen", ListenAddr::parse)?;
+        let config = Self {
+            listen: if listen.is_empty() { default_listen() } else { listen },
+            mounts: settings.many("mount", |text| MountSpec::parse(text).map_err(|error| error.to_string()))?,
+            state_dir: state_dir(&settings, env)?,
+            limits,
+            bounds: bounds(&settings)?,
+            node: settings.one("node", parse_node)?.unwrap_or_else(default_node),
+            shutdown_timeout: settings.one("shutdown-timeout", parse_time)?.unwrap_or(SHUTDOWN_TIMEOUT),
+            log: settings.one("log", |text| Ok(text.to_owned()))?,
+        };
+        let insecure = settings.one("insecure", parse_switch)?.unwrap_or(false);
+        match config.listen.iter().find(|addr| !addr.is_local()) {
+            Some(addr) if !insecure => Err(settings.refuse("listen", &exposed(addr))),
+            _ => Ok(config),
+        }
+    }
+
+    /// The folder that is served at `/` when nothing is mounted.
+    pub fn default_folder(&self) -> PathBuf {
+        self.state_dir.join("files")
+    }
+}
+
+pub(super) fn default_listen() -> Vec<ListenAddr> {
+    vec![ListenAddr::Tcp(vec![([127, 0, 0, 1], 50051).into()])]
+}
+
+fn exposed(addr: &ListenAddr) -> String {
+    format!(
+        "{addr} can be reached from other machines, and with --auth trust whoever reaches it may do everything: \
+         listen on 127.0.0.1 or unix:/path, or add --insecure if the network is trusted"
+    )
+}
+
+fn limits(settings: &Settings) -> Result<Limits, Refusal> {
+    let defaults = Limits::default();
+    let quarter = machine::memory().map_or(defaults.memory, |total| (total / 4).max(MEMORY_DEFAULT_MIN));
+    let limits = Limits {
+        memory: settings.one("memory", parse_size)?.unwrap_or(quarter),
+        max_message: settings.one("max-message", parse_message)?.unwrap_or(defaults.max_message),
+        max_mappings: settings.one("max-mappings", parse_count)?.unwrap_or(defaults.max_mappings),
+        max_mappings_per_process: settings
+            .one("max-mappings-per-process", parse_count)?
+            .unwrap_or(defaults.max_mappings_per_process),
+        max_processes: settings.one("max-processes", parse_count)?.unwrap_or(defaults.max_processes),
+        process_grace: settings.one("process-grace", parse_time)?.unwrap_or(defaults.process_grace),
+        process_idle_timeout: settings
+            .one("process-idle-timeout", parse_time)?
+            .unwrap_or(defaults.process_idle_timeout),
+        store_timeout: settings.one("store-timeout", parse_time)?.unwrap_or(defaults.store_timeout),
+        ..defaults
+    };
+    // Which flag is at fault is a matter of taste: the sentence names both, and the budget is the one to grow.
+    limits.check().map_err(|error| settings.refuse("memory", error.message()))?;
+    Ok(limits)
+}
+
+fn bounds(settings: &Settings) -> Result<Bounds, Refusal> {
+    // 1024 calls of a few KiB each are what two cores keep busy with; 256 leave room for other connections.
+    Ok(Bounds {
+        connections: settings.one("max-connections", parse_count)?.unwrap_or(1024),
+        streams: settings.one("max-streams", parse_count)?.unwrap_or(1024),
+        calls: settings.one("max-calls", parse_count)?.unwrap_or(1024),
+        calls_per_connection: settings.one("max-calls-per-connection", parse_count)?.unwrap_or(256),
+    })
+}
+
+fn state_dir(settings: &Settings, env: &Env<'_>) -> Result<PathBuf, Refusal> {
+    let path = match settings.one("state-dir", |text| Ok(PathBuf::from(text)))? {
+        Some(path) => path,
+        None => machine::data_dir(env).map(|dir| dir.join("mmapd")).ok_or_else(|| {
+            Refusal::Wrong("neither XDG_DATA_HOME nor HOME is set: say with --state-dir where the state lies".into())
+        })?,
+    };
+    std::path::absolute(Path::new(&path)).map_err(|error| settings.refuse("state-dir", &error.to_string()))
+}
+
+fn check_durability(text: &str) -> Result<(), String> {
+    match text {
+        "memory" => Ok(()),
+        "process" | "disk" => Err(format!(
+            "`{text}` needs a journal, which this build does not have yet: use memory, and msync what must survive"
+        )),
+        _ => Err(format!("`{text}` is not a level: this build knows memory")),
+    }
+}
+
+fn check_auth(text: &str) -> Result<(), String> {
+    match text {
+        "trust" => Ok(()),
+        "jwt" => Err("`jwt` needs tokens, which this build cannot check yet: use trust".to_owned()),
+        _ => Err(format!("`{text}` is not a mode: this build knows trust")),
+    }
+}
+
+fn parse_message(text: &str) -> Result<u64, String> {
+    match parse_size(text)? {
+        0 => Err("a largest message of no bytes serves nobody".to_owned()),
+        size if size > MESSAGE_MAX => Err(format!("`{text}` is more than 1GiB, the most that a message can have")),
+        size => Ok(size),
+    }
+}
+
+fn parse_count<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
+    // A semaphore holds at most usize::MAX / 8 permits; no count here means anything near that.
+    let count = text.parse::<u64>().ok().filter(|count| (1..=u64::from(u32::MAX)).contains(count));
+    let refuse = || format!("`{text}` is not a count: write a whole number from 1 to {}", u32::MAX);
+    count.and_then(|count| T::try_from(count).ok()).ok_or_else(refuse)
+}
+
+fn parse_switch(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => Err(format!("`{text}` is neither true nor false")),
+    }
+}
+
+fn parse_node(text: &str) -> Result<String, String> {
+    if (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("`{}` is not a node's name: 1 to 255 visible ASCII characters without spaces", text.escape_debug()))
+}
+
+fn default_node() -> String {
+    machine::host_name().and_then(|name| parse_node(&name).ok()).unwrap_or_else(|| "mmapd".to_owned())
+}

@@ -1,0 +1,190 @@
+//! [`Call`]: what is known of a call before its message is read, handed to the handler as an extension.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use http::HeaderMap;
+use mmap_core::error::{Errno, Error, Result};
+use tokio::time::Instant;
+use tonic::Status;
+use uuid::Uuid;
+
+use crate::status::{chain, fault, to_status};
+
+const TIMEOUT: &str = "grpc-timeout";
+const TRACE_PARENT: &str = "traceparent";
+
+/// How much earlier than the caller's deadline the server gives up: a tenth of the time, this at most. The
+/// transport's own timer stands outside and would answer without the reason.
+const MARGIN_MAX: Duration = Duration::from_millis(20);
+
+/// A call under way. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Call(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    method: String,
+    deadline: Option<Instant>,
+    trace_id: Option<String>,
+    received: AtomicBool,
+}
+
+impl Call {
+    /// The call that begins now with these headers.
+    ///
+    /// # Errors
+    /// [`Errno::Inval`] for a timeout that cannot be read.
+    pub(crate) fn begin(method: &str, headers: &HeaderMap) -> Result<Self> {
+        // A timer holds no time further away than it can count; a century is for ever.
+        let deadline = timeout(headers)?.and_then(|time| Instant::now().checked_add(time - margin(time)));
+        let (method, trace_id) = (method.to_owned(), trace_id(headers));
+        Ok(Self(Arc::new(Inner { method, deadline, trace_id, received: AtomicBool::new(false) })))
+    }
+
+    /// The call that a request belongs to; one without headers where the request came past the guard.
+    pub(crate) fn of<T>(request: &tonic::Request<T>) -> Self {
+        let unguarded = || Inner { method: String::new(), deadline: None, trace_id: None, received: true.into() };
+        request.extensions().get::<Self>().cloned().unwrap_or_else(|| Self(Arc::new(unguarded())))
+    }
+
+    /// When the server gives up.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.0.deadline
+    }
+
+    /// Notes that the request's message is there.
+    pub(crate) fn set_received(&self) {
+        self.0.received.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the request's message is there.
+    pub(crate) fn is_received(&self) -> bool {
+        self.0.received.load(Ordering::Relaxed)
+    }
+
+    /// Logs why the call failed, and says it as the wire does.
+    pub(crate) fn fail(&self, error: &Error) -> Status {
+        let method = self.0.method.as_str();
+        match error.errno() {
+            Errno::Fault => return self.fail_by_fault(&chain(error)),
+            Errno::Io | Errno::UClean => tracing::warn!(method, errno = ?error.errno(), "{}", chain(error)),
+            Errno::Inval
+            | Errno::NoEnt
+            | Errno::BadF
+            | Errno::Srch
+            | Errno::Exist
+            | Errno::Acces
+            | Errno::SegvAccErr
+            | Errno::SegvMapErr
+            | Errno::SigBus
+            | Errno::RoFs
+            | Errno::Busy
+            | Errno::NoMem
+            | Errno::DQuot
+            | Errno::Stale
+            | Errno::TimedOut
+            | Errno::NotSup => tracing::debug!(method, errno = ?error.errno(), "{}", chain(error)),
+        }
+        to_status(error)
+    }
+
+    /// Logs a fault of our own under the call's trace id, and says no more than that id.
+    pub(crate) fn fail_by_fault(&self, what: &str) -> Status {
+        let trace_id = self.0.trace_id.clone().unwrap_or_else(|| Uuid::new_v4().simple().to_string());
+        tracing::error!(method = self.0.method.as_str(), trace_id, "fault: {what}");
+        fault(&trace_id)
+    }
+
+    /// The failure of a call that took longer than its caller waits.
+    pub(crate) fn timed_out() -> Error {
+        Error::new(
+            Errno::TimedOut,
+            "the call's deadline passed; what was not acknowledged may or may not have happened",
+        )
+    }
+}
+
+fn margin(time: Duration) -> Duration {
+    (time / 10).min(MARGIN_MAX)
+}
+
+/// The caller's timeout: at most 8 digits and a unit, as the gRPC protocol says.
+fn timeout(headers: &HeaderMap) -> Result<Option<Duration>> {
+    let Some(value) = headers.get(TIMEOUT) else { return Ok(None) };
+    let text = value.to_str().unwrap_or_default();
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number = digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse::<u64>().ok()).flatten();
+    let time = match (number, &text[digits.len()..]) {
+        (Some(_), _) if digits.len() > 8 => None,
+        (Some(number), "H") => Some(Duration::from_secs(number * 3600)),
+        (Some(number), "M") => Some(Duration::from_secs(number * 60)),
+        (Some(number), "S") => Some(Duration::from_secs(number)),
+        (Some(number), "m") => Some(Duration::from_millis(number)),
+        (Some(number), "u") => Some(Duration::from_micros(number)),
+        (Some(number), "n") => Some(Duration::from_nanos(number)),
+        _ => None,
+    };
+    if time.is_none() {
+        let shown: String =
+            value.as_bytes().iter().take(64).flat_map(|byte| byte.escape_ascii()).map(char::from).collect();
+        let sentence = format!("grpc-timeout `{shown}` cannot be read: write up to 8 digits and one of H M S m u n");
+        return Err(Error::invalid(TIMEOUT, sentence).with(TIMEOUT, shown));
+    }
+    Ok(time)
+}
+
+/// The trace id of a W3C `traceparent`, if it is one.
+fn trace_id(headers: &HeaderMap) -> Option<String> {
+    let id = headers.get(TRACE_PARENT)?.to_str().ok()?.split('-').nth(1)?;
+    let valid = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    valid.then(|| id.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn headers(name: &'static str, value: &[u8]) -> HeaderMap {
+        HeaderMap::from_iter([(http::HeaderName::from_static(name), HeaderValue::from_bytes(value).unwrap())])
+    }
+
+    #[test]
+    fn a_timeout_is_read_in_every_unit() {
+        for (text, ms) in
+            [("1H", 3_600_000), ("2M", 120_000), ("3S", 3000), ("4m", 4), ("5000u", 5), ("6000000n", 6), ("0S", 0)]
+        {
+            assert_eq!(timeout(&headers(TIMEOUT, text.as_bytes())).unwrap(), Some(Duration::from_millis(ms)));
+        }
+        assert_eq!(timeout(&headers(TIMEOUT, b"99999999H")).unwrap(), Some(Duration::from_secs(99_999_999 * 3600)));
+        assert_eq!(timeout(&HeaderMap::new()).unwrap(), None);
+    }
+
+    #[test]
+    fn a_timeout_that_cannot_be_read_is_refused_and_not_ignored() {
+        for value in [&b""[..], b"S", b"10", b"10s", b"-1S", b"1.5S", b"123456789S", b"1SS", b"1S1S", b"\xff"] {
+            let error = timeout(&headers(TIMEOUT, value)).unwrap_err();
+            assert_eq!((error.errno(), error.field()), (Errno::Inval, Some(TIMEOUT)), "{value:?}");
+        }
+    }
+
+    #[test]
+    fn the_server_gives_up_a_little_earlier_than_the_caller() {
+        assert_eq!(margin(Duration::from_millis(50)), Duration::from_millis(5));
+        assert_eq!(margin(Duration::from_secs(50)), MARGIN_MAX);
+        assert_eq!(margin(Duration::ZERO), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_fault_is_told_under_the_callers_trace_id() {
+        let id = "4bf92f3577b34da6a3ce929d0e0e4736";
+        let parent = format!("00-{id}-00f067aa0ba902b7-01");
+        let call = Call::begin("/x", &headers(TRACE_PARENT, parent.as_bytes())).unwrap();
+        let status = call.fail(&Error::new(Errno::Fault, "a secret"));
+        assert!(status.message().contains(id) && !status.message().contains("secret"));
+        assert_eq!(trace_id(&headers(TRACE_PARENT, b"00-xyz-1-01")), None);
+    }
+}

@@ -1,0 +1,28 @@
+//! mmap-server: the core's syscalls as a gRPC service. The program is `mmapd`.
+//!
+//! [`Server`](server::Server) binds and serves in-process, [`run`](run::run) is the program's life. The crate
+//! owns the transport: configuration, identity, errors on the wire, deadlines, health, shutdown. It holds no
+//! file's bytes and knows no store.
+//!
+//! The modules stand in dependency order: a file uses only what stands above it.
+
+pub mod config;
+pub mod telemetry;
+
+pub mod identity;
+pub mod status;
+
+mod convert;
+
+mod connection;
+mod layers;
+mod service;
+
+mod health;
+mod listener;
+
+pub mod server;
+pub mod signals;
+
+mod banner;
+pub mod run;

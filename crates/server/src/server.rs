@@ -1,0 +1,277 @@
+//! [`Server`]: bound, then serving, then drained and shut down.
+//!
+//! The order at the end is the promise: health says NOT_SERVING, no new connections, running calls and
+//! attached processes' streams end within a third of the time limit, then the core syncs what is unsynced.
+//! Nothing here outlives [`Server::serve`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt as _};
+use http::HeaderValue;
+use mmap_core::error::{Errno, Error};
+use mmap_core::manager::{MmapManager, ShutdownReport};
+use mmap_core::state::StateDir;
+use mmap_core::vfs::{Mount, MountSpec, Vfs};
+use mmap_proto::v1;
+use mmap_proto::v1::file_service_server::FileServiceServer;
+use mmap_proto::v1::mmap_service_server::MmapServiceServer;
+use mmap_proto::v1::process_service_server::ProcessServiceServer;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic::transport::server::Router;
+use tower::layer::util::{Identity, Stack};
+
+use crate::config::Config;
+use crate::connection::Ends;
+use crate::health::{Health, MountHealth};
+use crate::layers::GuardLayer;
+use crate::listener::{Listener, incoming};
+use crate::service::{Files, Front, Mmaps, Processes};
+
+/// What a message needs beside its data: the other fields, a path of 4 KiB among them, with room to spare.
+const MESSAGE_SLACK: usize = 64 * 1024;
+/// Bytes of a request's headers: hyper's default, and far more than the contract's headers take.
+const HEADER_LIST_MAX: u32 = 16 * 1024;
+/// Bytes that a peer may send ahead on a stream and on a connection: a quarter of the largest message, and
+/// four such streams. 1 MiB a round trip of 10 ms is 100 MiB/s.
+const STREAM_WINDOW: u32 = 1 << 20;
+/// See [`STREAM_WINDOW`].
+const CONNECTION_WINDOW: u32 = 4 << 20;
+/// How often a silent connection is asked for a sign of life, and how long the sign may take. A client whose
+/// machine vanished is noticed within their sum, and its processes' grace begins.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+/// Share of the shutdown timeout that running calls may take: the rest is for syncing.
+const DRAIN_SHARE: u32 = 3;
+/// How long connections that are told to close may take: they wait for nothing but their turn.
+const CLOSE_TIME: Duration = Duration::from_secs(1);
+/// How much longer than its limit the core's shutdown may take before it counts as hung.
+const SHUTDOWN_SLACK: Duration = Duration::from_secs(5);
+
+/// Why a server did not start or stopped serving.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// What was asked for cannot be: exit code 2.
+    #[error("{0}")]
+    Config(String),
+    /// It failed: exit code 1.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// How a server ended.
+#[derive(Clone, Debug, Default)]
+pub struct ExitReport {
+    /// Unsynced bytes that were written back at the end, in whole pages.
+    pub synced_bytes: u64,
+    /// Files whose unsynced bytes could not be stored: path, bytes, why.
+    pub unsynced: Vec<(String, u64, String)>,
+    /// It ended before everything was known to be stored, for this reason.
+    pub cut_short: Option<&'static str>,
+}
+
+impl ExitReport {
+    /// Whether everything that was acknowledged is stored.
+    pub fn is_clean(&self) -> bool {
+        self.unsynced.is_empty() && self.cut_short.is_none()
+    }
+
+    fn from_core(report: ShutdownReport, cut_short: Option<&'static str>) -> Self {
+        Self { synced_bytes: report.synced_bytes, unsynced: report.unsynced, cut_short }
+    }
+}
+
+/// A server that is bound: clients can connect, and are answered once it serves.
+#[derive(Debug)]
+pub struct Server {
+    config: Config,
+    listeners: Vec<Listener>,
+    manager: Arc<MmapManager>,
+    health: Health,
+    mounts: Vec<MountHealth>,
+}
+
+impl Server {
+    /// Takes the addresses, opens the state directory and the mounts, and asks each mount for a sign of life.
+    ///
+    /// # Errors
+    /// What is in the way. A mount that does not answer is not: the server serves, and its health says so.
+    pub async fn bind(config: Config) -> Result<Self, ServerError> {
+        let mut listeners = Vec::new();
+        for addr in &config.listen {
+            listeners.push(Listener::bind(addr).await.map_err(ServerError::Failed)?);
+        }
+        let (manager, mounts) = open_core(&config)?;
+        let health = Health::new(mounts).await;
+        let mounts = health.check().await;
+        Ok(Self { config, listeners, manager, health, mounts })
+    }
+
+    /// The addresses that clients can dial, as they are asked for.
+    pub fn addrs(&self) -> Vec<String> {
+        self.listeners.iter().map(|listener| listener.addr().to_owned()).collect()
+    }
+
+    /// How the mounts were at the start.
+    pub(crate) fn mounts(&self) -> &[MountHealth] {
+        &self.mounts
+    }
+
+    /// How it is configured.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Serves until the first item of `stops`, then ends cleanly; a second item cuts the end short. A stream
+    /// that is over asks for nothing more.
+    ///
+    /// # Errors
+    /// What kept it from serving.
+    pub async fn serve(self, stops: impl Stream<Item = ()> + Send) -> Result<ExitReport, ServerError> {
+        let Self { config, listeners, manager, health, .. } = self;
+        let ends = Ends { stopping: CancellationToken::new(), closing: CancellationToken::new() };
+        let Ends { stopping, closing } = &ends;
+        // Whoever drops this future, too, closes the connections.
+        let _closed = closing.clone().drop_guard();
+        let mut stops = std::pin::pin!(stops.chain(futures::stream::pending()));
+
+        let router = router(&config, &manager, &health, stopping)?;
+        let places = Arc::new(Semaphore::new(config.bounds.connections));
+        let connections = incoming(listeners, &places, config.bounds.calls_per_connection, &ends);
+        let serving = router.serve_with_incoming_shutdown(connections, stopping.clone().cancelled_owned());
+        let mut serving = Box::pin(serving);
+        tokio::select! {
+            ended = &mut serving => {
+                let report = shut_down(&manager, config.shutdown_timeout).await;
+                let why = ended.err().map_or_else(|| "no more connections come in".to_owned(), |error| error.to_string());
+                return Err(ServerError::Failed(format!("the server cannot go on: {why}; at the end: {report:?}")));
+            }
+            never = health.watch() => match never {},
+            _ = stops.next() => {}
+        }
+
+        let end = Instant::now() + config.shutdown_timeout;
+        tracing::info!("stopping: draining running calls, then syncing; a second signal ends at once");
+        health.stop().await;
+        stopping.cancel();
+        let drain = async {
+            health.end().await;
+            timeout(config.shutdown_timeout / DRAIN_SHARE, serving).await.is_ok()
+        };
+        let drained = tokio::select! {
+            drained = drain => drained,
+            _ = stops.next() => return Ok(give_up(&manager).await),
+        };
+        if !drained {
+            tracing::warn!("some calls still run: they are ended");
+        }
+        closing.cancel();
+        all_closed(&places, config.bounds.connections).await;
+        tokio::select! {
+            report = shut_down(&manager, end.saturating_duration_since(Instant::now())) => Ok(report),
+            _ = stops.next() => Ok(give_up(&manager).await),
+        }
+    }
+}
+
+/// Waits a little until the connections have given their places back, and with that all that they held.
+async fn all_closed(places: &Semaphore, connections: usize) {
+    let all = u32::try_from(connections).unwrap_or(u32::MAX);
+    if timeout(CLOSE_TIME, places.acquire_many(all)).await.is_err() {
+        tracing::warn!("some connections are still closing");
+    }
+}
+
+/// Ends the core within `limit`.
+async fn shut_down(manager: &Arc<MmapManager>, limit: Duration) -> ExitReport {
+    match timeout(limit + SHUTDOWN_SLACK, manager.shutdown(limit)).await {
+        Ok(report) => ExitReport::from_core(report, None),
+        Err(_) => ExitReport { cut_short: Some("syncing did not end within its time"), ..ExitReport::default() },
+    }
+}
+
+/// Ends at once, with what is lost by that.
+async fn give_up(manager: &Arc<MmapManager>) -> ExitReport {
+    let cut_short = Some("a second signal ended it before everything was synced");
+    match timeout(Duration::from_secs(1), manager.shutdown(Duration::ZERO)).await {
+        Ok(report) => ExitReport::from_core(report, cut_short),
+        Err(_) => ExitReport { cut_short, ..ExitReport::default() },
+    }
+}
+
+/// The core and its mounts, as configured.
+fn open_core(config: &Config) -> Result<(Arc<MmapManager>, Vec<Arc<Mount>>), ServerError> {
+    let state = StateDir::open(&config.state_dir).map_err(|error| server_error(&error))?;
+    let mounts = match config.mounts.as_slice() {
+        [] => vec![default_mount(config)?],
+        mounts => mounts.to_vec(),
+    };
+    let vfs = Vfs::open(&mounts, &config.limits).map_err(|error| server_error(&error))?;
+    let mounts = vfs.mounts().to_vec();
+    let manager = MmapManager::open(vfs, state, config.limits.clone()).map_err(|error| server_error(&error))?;
+    Ok((manager, mounts))
+}
+
+/// The folder that is served when nothing is mounted, made if it is missing.
+fn default_mount(config: &Config) -> Result<MountSpec, ServerError> {
+    let folder = config.default_folder();
+    std::fs::create_dir_all(&folder)
+        .map_err(|error| ServerError::Failed(format!("the folder {} cannot be made: {error}", folder.display())))?;
+    MountSpec::of_folder("/", &folder).map_err(|error| server_error(&error))
+}
+
+fn server_error(error: &Error) -> ServerError {
+    let sentence = crate::status::chain(error);
+    match matches!(error.errno(), Errno::Inval | Errno::NotSup) {
+        true => ServerError::Config(sentence),
+        false => ServerError::Failed(sentence),
+    }
+}
+
+fn router(
+    config: &Config,
+    manager: &Arc<MmapManager>,
+    health: &Health,
+    stopping: &CancellationToken,
+) -> Result<Router<Stack<GuardLayer, Identity>>, ServerError> {
+    let internal = |what: &str| ServerError::Failed(format!("the server cannot be put together: {what}"));
+    let node = HeaderValue::from_str(&config.node).map_err(|error| internal(&error.to_string()))?;
+    Ok(tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .http2_max_header_list_size(HEADER_LIST_MAX)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(config.bounds.streams)
+        .layer(GuardLayer::new(node, config.bounds.calls, config.limits.max_message))
+        .add_routes(routes(config, manager, health, stopping).map_err(|error| internal(&error))?))
+}
+
+fn routes(
+    config: &Config,
+    manager: &Arc<MmapManager>,
+    health: &Health,
+    stopping: &CancellationToken,
+) -> Result<Routes, String> {
+    let front = Front {
+        manager: manager.clone(),
+        max_message: config.limits.max_message,
+        grace: config.limits.process_grace,
+        stopping: stopping.clone(),
+    };
+    let data_max = usize::try_from(config.limits.max_message).map_err(|error| error.to_string())?;
+    let max = data_max.saturating_add(MESSAGE_SLACK);
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    Ok(Routes::new(MmapServiceServer::new(Mmaps(front.clone())).max_decoding_message_size(max))
+        .add_service(ProcessServiceServer::new(Processes(front.clone())).max_decoding_message_size(max))
+        .add_service(FileServiceServer::new(Files(front)).max_decoding_message_size(max))
+        .add_service(health.service())
+        .add_service(reflection().build_v1().map_err(|error| error.to_string())?)
+        .add_service(reflection().build_v1alpha().map_err(|error| error.to_string())?))
+}

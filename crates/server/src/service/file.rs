@@ -1,0 +1,51 @@
+//! `FileService`: files in the store, mapped or not.
+
+use mmap_proto::v1;
+use mmap_proto::v1::file_service_server::FileService;
+use tonic::{Request, Response, Status};
+
+use super::front::{Core, Front};
+use crate::convert;
+use crate::identity::PidHeader;
+
+type Answer<T> = Result<Response<T>, Status>;
+
+/// The service.
+#[derive(Debug)]
+pub(crate) struct Files(pub(crate) Front);
+
+#[tonic::async_trait]
+impl FileService for Files {
+    async fn stat_file(&self, request: Request<v1::StatFileRequest>) -> Answer<v1::StatFileResponse> {
+        let run = |core: Core, caller, message: v1::StatFileRequest| async move {
+            let path = convert::path(message.path)?;
+            Ok(convert::file(core.stat_file(caller, &path).await?))
+        };
+        self.0.answer(request, PidHeader::Optional, run).await
+    }
+
+    async fn list_files(&self, request: Request<v1::ListFilesRequest>) -> Answer<v1::ListFilesResponse> {
+        let run = |core: Core, caller, message: v1::ListFilesRequest| async move {
+            let page = convert::page(message.page_size, message.page_token);
+            Ok(convert::files(core.list_files(caller, &message.prefix, page).await?))
+        };
+        self.0.answer(request, PidHeader::Optional, run).await
+    }
+
+    async fn truncate_file(&self, request: Request<v1::TruncateFileRequest>) -> Answer<v1::TruncateFileResponse> {
+        let run = |core: Core, caller, message: v1::TruncateFileRequest| async move {
+            let create = convert::truncate(&message)?;
+            Ok(convert::truncated(core.truncate_file(caller, &message.path, message.size, create).await?))
+        };
+        self.0.answer(request, PidHeader::Optional, run).await
+    }
+
+    async fn remove_file(&self, request: Request<v1::RemoveFileRequest>) -> Answer<v1::RemoveFileResponse> {
+        let run = |core: Core, caller, message: v1::RemoveFileRequest| async move {
+            let path = convert::path(message.path)?;
+            core.remove_file(caller, &path).await?;
+            Ok(v1::RemoveFileResponse {})
+        };
+        self.0.answer(request, PidHeader::Optional, run).await
+    }
+}

@@ -1,0 +1,59 @@
+//! [`Front`]: what all handlers share. It reads the caller from the headers, runs the call and tells its failure.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mmap_core::error::{Errno, Error, Result};
+use mmap_core::manager::{Caller, MmapManager};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use crate::identity::{PidHeader, caller};
+use crate::layers::Call;
+
+/// The core, as a call holds it.
+pub(crate) type Core = Arc<MmapManager>;
+
+/// What the services serve from. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Front {
+    /// The core.
+    pub(crate) manager: Core,
+    /// Largest data of one read or write, in bytes.
+    pub(crate) max_message: u64,
+    /// How long a process lives after its stream broke.
+    pub(crate) grace: Duration,
+    /// Cancelled when the server begins to stop: streams that would last for ever end.
+    pub(crate) stopping: CancellationToken,
+}
+
+impl Front {
+    /// Answers a call: `run` gets the core, the caller and the message.
+    pub(crate) async fn answer<Q, A, F, R>(
+        &self,
+        request: Request<Q>,
+        pid_header: PidHeader,
+        run: F,
+    ) -> std::result::Result<Response<A>, Status>
+    where
+        F: FnOnce(Core, Caller, Q) -> R,
+        R: Future<Output = Result<A>>,
+    {
+        let call = Call::of(&request);
+        call.set_received();
+        let (metadata, _, message) = request.into_parts();
+        let answered = match caller(&metadata, pid_header, call.deadline()) {
+            Ok(caller) => run(self.manager.clone(), caller, message).await,
+            Err(error) => Err(error),
+        };
+        answered.map(Response::new).map_err(|error| call.fail(&error))
+    }
+
+    /// The answer of a method that this build does not have.
+    pub(crate) fn unsupported<Q>(request: &Request<Q>, method: &'static str) -> Status {
+        let call = Call::of(request);
+        call.set_received();
+        let sentence = format!("this build does not have {method} yet: use the method without a stream");
+        call.fail(&Error::new(Errno::NotSup, sentence).with("method", method))
+    }
+}

@@ -1,0 +1,15 @@
+//! The contract's services: thin handlers over the core. In dependency order.
+//!
+//! Deadlines, panics and the node's name are the guard's affair, around all of this.
+
+mod front;
+
+mod attach;
+mod file;
+mod mmap;
+mod process;
+
+pub(crate) use file::Files;
+pub(crate) use front::Front;
+pub(crate) use mmap::Mmaps;
+pub(crate) use process::Processes;

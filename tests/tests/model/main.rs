@@ -1,0 +1,578 @@
+//! Model test: sequences of every operation, with truncation, outside changes and store failures among them,
+//! applied to the manager and to plain byte vectors, and compared after each step, the store included.
+//!
+//! `MMAP_MODEL_CASES` sets how many sequences run (default 3000).
+
+mod reference;
+mod world;
+
+use mmap_core::error::Errno;
+use mmap_core::flags::{MapFlags, ProtFlags};
+use mmap_core::manager::{Create, MapRequest, MmapId, OnChange, Populate, SyncRequest, SyncWait, Unsynced};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use crate::reference::{PAGE, RefMapping, Reference};
+use crate::world::{Trouble, World, errno, path};
+
+const FILES: usize = 2;
+
+#[derive(Clone, Debug)]
+enum Op {
+    Map { pid: u32, file: usize, start: usize, len: usize, prot: u32, shared: bool, create: bool, populate: bool },
+    Read { mapping: usize, offset: usize, len: usize },
+    Write { mapping: usize, offset: usize, len: usize, byte: u8 },
+    Sync { mapping: usize, range: Option<(usize, usize)>, on_change: OnChange },
+    Unmap { mapping: usize, how: Unsynced },
+    Exit { pid: u32, discard: bool },
+    Truncate { file: usize, size: usize, create: bool },
+    Remove { file: usize },
+    Outside { file: usize, content: Option<(usize, u8)> },
+}
+
+/// Mostly a few pages, sometimes more than two blocks; seldom at a page's border.
+fn position() -> impl Strategy<Value = usize> {
+    prop_oneof![
+        4 => 0..5 * PAGE,
+        2 => (0..6usize, -2..3isize).prop_map(|(page, by)| (page * PAGE).saturating_add_signed(by)),
+        1 => 0..150_000usize,
+        1 => (0..3usize, -2..3isize).prop_map(|(block, by)| (block * 65_536).saturating_add_signed(by)),
+    ]
+}
+
+fn length() -> impl Strategy<Value = usize> {
+    prop_oneof![3 => 1..64usize, 2 => 1..3 * PAGE, 1 => Just(PAGE), 1 => 1..140_000usize]
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let on_change = prop_oneof![4 => Just(OnChange::Fail), 1 => Just(OnChange::Force), 1 => Just(OnChange::Invalidate)];
+    let how = prop_oneof![
+        4 => Just(Unsynced::Sync), 1 => Just(Unsynced::SyncForce),
+        1 => Just(Unsynced::Discard), 1 => Just(Unsynced::DiscardForce)
+    ];
+    prop_oneof![
+        4 => (1..4u32, 0..FILES, position(), length(), 0..4u32, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
+            |(pid, file, start, len, prot, shared, create, populate)| Op::Map {
+                pid, file, start, len, prot: if prot == 0 { 1 } else { 3 }, shared, create, populate
+            }),
+        6 => (any::<usize>(), position(), length()).prop_map(|(mapping, offset, len)| Op::Read { mapping, offset, len }),
+        8 => (any::<usize>(), position(), length(), any::<u8>()).prop_map(
+            |(mapping, offset, len, byte)| Op::Write { mapping, offset, len, byte }),
+        3 => (any::<usize>(), prop::option::of((position(), length())), on_change).prop_map(
+            |(mapping, range, on_change)| Op::Sync { mapping, range, on_change }),
+        1 => (any::<usize>(), how).prop_map(|(mapping, how)| Op::Unmap { mapping, how }),
+        1 => (1..4u32, any::<bool>()).prop_map(|(pid, discard)| Op::Exit { pid, discard }),
+        1 => (0..FILES, position(), any::<bool>()).prop_map(|(file, size, create)| Op::Truncate { file, size, create }),
+        1 => (0..FILES).prop_map(|file| Op::Remove { file }),
+        1 => (0..FILES, prop::option::weighted(0.9, (position(), any::<u8>()))).prop_map(
+            |(file, content)| Op::Outside { file, content }),
+    ]
+}
+
+fn trouble() -> impl Strategy<Value = Trouble> {
+    prop_oneof![
+        20 => Just(Trouble::None), 1 => Just(Trouble::Stat), 1 => Just(Trouble::Read),
+        1 => Just(Trouble::WriteBefore), 1 => Just(Trouble::WriteAfter)
+    ]
+}
+
+/// Both sides of the comparison.
+struct Run {
+    world: World,
+    model: Reference,
+}
+
+impl Run {
+    async fn step(&mut self, op: Op, trouble: Trouble) {
+        self.world.fail(trouble);
+        match op {
+            Op::Map { .. } => self.map(op, trouble).await,
+            Op::Read { mapping, offset, len } => self.read(mapping, offset, len, trouble).await,
+            Op::Write { mapping, offset, len, byte } => self.write(mapping, offset, &vec![byte; len], trouble).await,
+            Op::Sync { mapping, range, on_change } => self.sync(mapping, range, on_change, trouble).await,
+            Op::Unmap { mapping, how } => self.unmap(mapping, how, trouble).await,
+            Op::Exit { pid, discard } => self.exit(pid, discard, trouble).await,
+            Op::Truncate { file, size, create } => self.truncate(file, size, create, trouble).await,
+            Op::Remove { file } => self.remove(file, trouble).await,
+            Op::Outside { file, content } => {
+                let content = content.map(|(size, byte)| vec![byte; size]);
+                self.world.put(file, content.as_deref()).await;
+                let changed = content.is_some() || self.model.files[file].stored.is_some();
+                if changed {
+                    self.model.files[file].put(content);
+                }
+            }
+        }
+        self.world.chaos.calm();
+        for file in 0..FILES {
+            assert!(self.world.peek(file).await == self.model.files[file].stored, "file {file} in the store differs");
+        }
+    }
+
+    /// Learns from the manager whether it has noticed an outside change of a file without unsynced pages.
+    async fn learn(&mut self, file: usize) {
+        let target = &self.model.files[file];
+        if !target.is_behind() || !target.dirty.is_empty() {
+            return;
+        }
+        if let Some(mapping) = self.model.mappings.iter().find(|mapping| mapping.file == file)
+            && !self.world.is_behind(mapping.id, file).await
+        {
+            self.model.notice(file);
+        }
+    }
+
+    /// The store was asked: without unsynced pages the file is the new content.
+    fn asked(&mut self, file: usize) {
+        if self.model.files[file].dirty.is_empty() {
+            self.model.notice(file);
+        }
+    }
+
+    async fn map(&mut self, op: Op, trouble: Trouble) {
+        let Op::Map { pid, file, start, len, prot, shared, create, populate } = op else { unreachable!() };
+        let prot = ProtFlags::from_bits(prot).unwrap();
+        let request = MapRequest {
+            path: path(file),
+            offset: start as u64,
+            length: Some(len as u64),
+            prot,
+            flags: if shared { MapFlags::Shared } else { MapFlags::Private },
+            create: if create { Create::IfMissing } else { Create::Never },
+            populate: if populate { Populate::Now } else { Populate::OnDemand },
+        };
+        let result = errno(self.world.manager.map(pid, request).await);
+        if result == Err(Errno::Io) {
+            assert_ne!(trouble, Trouble::None);
+            let landed = self.world.peek(file).await;
+            if landed != self.model.files[file].stored {
+                assert!(create && landed == Some(vec![0; start + len]));
+                // It was seen to be missing before it was made.
+                self.asked(file);
+                self.model.files[file].put(landed);
+            }
+            return self.learn(file).await;
+        }
+        let behind_populate = populate && self.model.files[file].is_conflict();
+        if result == Err(Errno::Stale) {
+            assert!(behind_populate);
+            return;
+        }
+        self.asked(file);
+        let target = &mut self.model.files[file];
+        if target.stored.is_none() && (create || target.dirty.is_empty()) {
+            if !create {
+                assert_eq!(result, Err(Errno::NoEnt));
+                return;
+            }
+            // Making it is what a conflict with a removed file needs, too: the unsynced pages are on zeros now.
+            target.put(Some(vec![0; start + len]));
+            self.rebased(file);
+        }
+        if self.model.files[file].stored.is_none() {
+            assert_eq!(result, Err(Errno::NoEnt));
+            return;
+        }
+        let mapped = result.unwrap();
+        assert_eq!((mapped.length, mapped.file_size), (len as u64, self.model.files[file].size() as u64));
+        let own = (!shared).then(Default::default);
+        let (read, write) = (prot.can_read(), prot.can_write());
+        self.model.mappings.push(RefMapping { id: mapped.id.0, pid, file, start, len, read, write, own });
+    }
+
+    fn pick(&self, mapping: usize) -> Option<usize> {
+        (!self.model.mappings.is_empty()).then(|| mapping % self.model.mappings.len())
+    }
+
+    async fn read(&mut self, mapping: usize, offset: usize, len: usize, trouble: Trouble) {
+        let Some(index) = self.pick(mapping) else { return };
+        let mapping = self.model.mappings[index].clone();
+        let result = self.world.manager.read(mapping.pid, MmapId(mapping.id), offset as u64, len as u64).await;
+        let result = errno(result.map(|bytes| bytes.into_bytes().to_vec()));
+        self.learn(mapping.file).await;
+        match result {
+            Err(Errno::Io) => assert_ne!(trouble, Trouble::None),
+            Err(Errno::Stale) => assert!(self.model.files[mapping.file].is_conflict()),
+            result => {
+                let mapping = self.model.mappings[index].clone();
+                assert!(result == self.model.read(&mapping, offset, len), "a read differs: {:?}", result.err());
+            }
+        }
+    }
+
+    async fn write(&mut self, mapping: usize, offset: usize, data: &[u8], trouble: Trouble) {
+        let Some(index) = self.pick(mapping) else { return };
+        let mapping = self.model.mappings[index].clone();
+        let result = self.world.manager.write(mapping.pid, MmapId(mapping.id), offset as u64, data).await;
+        // A write that the manager took over may have noticed an outside change first.
+        self.learn(mapping.file).await;
+        let target = &self.model.files[mapping.file];
+        match errno(result) {
+            Err(Errno::Io) => assert_ne!(trouble, Trouble::None),
+            Err(Errno::Stale) => assert!(target.is_conflict()),
+            Ok(written) => {
+                if target.is_behind() && target.dirty.is_empty() && !self.world.is_behind(mapping.id, mapping.file).await {
+                    self.model.notice(mapping.file);
+                }
+                assert_eq!(self.model.check(&mapping, offset, data.len(), mapping.write), Ok(()));
+                assert_eq!(written, data.len() as u64);
+                self.model.write(index, offset, data);
+            }
+            Err(error) => {
+                assert_eq!(self.model.check(&mapping, offset, data.len(), mapping.write), Err(error));
+            }
+        }
+    }
+
+    /// The unsynced pages of a file lie on the store's content now.
+    fn rebased(&mut self, file: usize) {
+        let target = &mut self.model.files[file];
+        let size = target.stored.as_ref().map_or(0, Vec::len);
+        let composed = target.composed(0..usize::MAX);
+        let old = target.size();
+        target.dirty.retain(|page| page * PAGE < size);
+        target.view = composed;
+        target.base = target.stamp;
+        if size < old {
+            self.model.cut_own(file, size);
+        }
+    }
+
+    /// What a plain sync of `pages` must come to: bytes, or a failure. Applies it.
+    async fn synced(
+        &mut self,
+        file: usize,
+        pages: std::ops::Range<usize>,
+        result: Result<u64, Errno>,
+        force: bool,
+        trouble: Trouble,
+    ) {
+        let dirty = self.model.files[file].dirty_in(pages.clone());
+        if dirty == 0 {
+            assert_eq!(result, Ok(0));
+            return;
+        }
+        if result == Err(Errno::Io) {
+            assert_ne!(trouble, Trouble::None);
+            return self.landed_perhaps(file, pages).await;
+        }
+        if self.model.files[file].is_conflict() {
+            if !force {
+                assert_eq!(result, Err(Errno::Stale));
+                return;
+            }
+            if self.model.files[file].stored.is_none() {
+                assert_eq!(result, Err(Errno::NoEnt));
+                return;
+            }
+            self.rebased(file);
+        }
+        let target = &mut self.model.files[file];
+        let dirty = target.dirty_in(pages.clone());
+        assert_eq!(result, Ok((dirty * PAGE) as u64));
+        if dirty > 0 {
+            let content = target.composed(pages.clone());
+            target.put(content);
+            target.base = target.stamp;
+            target.dirty.retain(|page| !pages.contains(page));
+        }
+    }
+
+    /// A write-back failed: the store has the old content or all of the new, and nothing is clean.
+    async fn landed_perhaps(&mut self, file: usize, pages: std::ops::Range<usize>) {
+        let real = self.world.peek(file).await;
+        let target = &mut self.model.files[file];
+        if real == target.stored && !target.is_behind() {
+            return;
+        }
+        if target.is_behind() {
+            // A forced sync may have put the pages onto the new content before it failed.
+            let behind = match self.model.mappings.iter().find(|mapping| mapping.file == file) {
+                Some(mapping) => self.world.is_behind(mapping.id, file).await && real == self.model.files[file].stored,
+                None => true,
+            };
+            if behind {
+                return;
+            }
+            self.rebased(file);
+        }
+        let target = &mut self.model.files[file];
+        if real != target.stored {
+            assert!(real == target.composed(pages), "a failed write-back left a mixture in the store");
+            target.put(real);
+            target.base = target.stamp;
+        }
+    }
+
+    async fn sync(&mut self, mapping: usize, range: Option<(usize, usize)>, on_change: OnChange, trouble: Trouble) {
+        let Some(index) = self.pick(mapping) else { return };
+        let mapping = self.model.mappings[index].clone();
+        let request = SyncRequest {
+            offset: range.map(|(offset, _)| offset as u64),
+            length: range.map(|(_, len)| len as u64),
+            wait: SyncWait::Stored,
+            on_change,
+        };
+        let result = self.world.manager.sync(mapping.pid, MmapId(mapping.id), request).await;
+        let result = errno(result.map(|synced| synced.bytes));
+        let (offset, len) = range.unwrap_or((0, mapping.len));
+        if offset + len > mapping.len {
+            assert_eq!(result, Err(Errno::SegvMapErr));
+            return;
+        }
+        let start = mapping.start + offset;
+        let pages = start / PAGE..(start + len).div_ceil(PAGE);
+        if on_change == OnChange::Invalidate {
+            return self.invalidated(&mapping, pages, result, trouble).await;
+        }
+        if !mapping.shared_writable() {
+            assert_eq!(result, Ok(0));
+            return;
+        }
+        self.synced(mapping.file, pages, result, on_change == OnChange::Force, trouble).await;
+        self.learn(mapping.file).await;
+    }
+
+    async fn invalidated(
+        &mut self,
+        mapping: &RefMapping,
+        pages: std::ops::Range<usize>,
+        result: Result<u64, Errno>,
+        trouble: Trouble,
+    ) {
+        let file = mapping.file;
+        if result == Err(Errno::Io) {
+            assert_ne!(trouble, Trouble::None);
+            self.landed_perhaps(file, pages).await;
+            return self.learn(file).await;
+        }
+        let target = &self.model.files[file];
+        if !target.is_conflict() {
+            self.asked(file);
+            return self.synced(file, pages, result, false, trouble).await;
+        }
+        if target.dirty_in(pages.clone()) != target.dirty.len() {
+            assert_eq!(result, Err(Errno::Stale));
+        } else if self.model.others_write(file, pages, mapping.pid) {
+            assert_eq!(result, Err(Errno::Busy));
+        } else {
+            assert_eq!(result, Ok(0));
+            self.model.files[file].dirty.clear();
+            self.model.notice(file);
+        }
+    }
+
+    async fn unmap(&mut self, mapping: usize, how: Unsynced, trouble: Trouble) {
+        let Some(index) = self.pick(mapping) else { return };
+        let mapping = self.model.mappings[index].clone();
+        let result = errno(self.world.manager.unmap(mapping.pid, MmapId(mapping.id), how).await);
+        let gone = result.is_ok();
+        if !mapping.shared_writable() {
+            assert_eq!(result, Ok(0));
+        } else {
+            match how {
+                Unsynced::Sync | Unsynced::SyncForce => {
+                    let force = how == Unsynced::SyncForce;
+                    self.synced(mapping.file, mapping.pages(), result, force, trouble).await;
+                }
+                Unsynced::Discard if self.model.others_write(mapping.file, mapping.pages(), mapping.pid) => {
+                    assert_eq!(result, Err(Errno::Busy));
+                }
+                Unsynced::Discard | Unsynced::DiscardForce => {
+                    assert_eq!(result, Ok(0));
+                    self.model.discard(mapping.file, mapping.pages());
+                }
+            }
+        }
+        if gone {
+            self.model.mappings.remove(index);
+        }
+        self.learn(mapping.file).await;
+    }
+
+    async fn exit(&mut self, pid: u32, discard: bool, trouble: Trouble) {
+        let mine: Vec<RefMapping> =
+            self.model.mappings.iter().filter(|mapping| mapping.pid == pid).cloned().collect();
+        let ranges = |file: usize| -> Vec<std::ops::Range<usize>> {
+            mine.iter().filter(|m| m.file == file && m.shared_writable()).map(RefMapping::pages).collect()
+        };
+        let result = errno(self.world.manager.exit(pid, discard).await);
+        if result == Err(Errno::Srch) {
+            assert!(mine.is_empty());
+            return;
+        }
+        if discard {
+            let busy = (0..FILES).any(|file| {
+                ranges(file).into_iter().any(|pages| self.model.others_write(file, pages, pid))
+            });
+            if busy {
+                assert_eq!(result.err(), Some(Errno::Busy));
+                return;
+            }
+            for file in 0..FILES {
+                for pages in ranges(file) {
+                    self.model.discard(file, pages);
+                }
+            }
+        } else {
+            let mut bytes = 0;
+            let (mut stale, mut failed) = (false, false);
+            for file in 0..FILES {
+                let target = &mut self.model.files[file];
+                let wanted = |page: &usize| ranges(file).iter().any(|pages| pages.contains(page));
+                let pages: Vec<usize> = target.dirty.iter().copied().filter(wanted).collect();
+                if pages.is_empty() {
+                    continue;
+                }
+                if target.is_behind() {
+                    stale = true;
+                    continue;
+                }
+                let mut only = target.clone();
+                only.dirty = pages.iter().copied().collect();
+                let content = only.composed(0..usize::MAX);
+                let real = self.world.peek(file).await;
+                if real == target.stored && real != content {
+                    failed = true;
+                    continue;
+                }
+                // With bytes that are the same as the store's it cannot be seen whether it was written: if the
+                // exit failed for want of the store, the pages may still be unsynced; see below.
+                bytes += pages.len() * PAGE;
+                target.put(content);
+                target.base = target.stamp;
+                if result.is_ok() || trouble == Trouble::None {
+                    target.dirty.retain(|page| !pages.contains(page));
+                } else {
+                    failed = true;
+                }
+            }
+            match result {
+                Ok(exited) => {
+                    assert!(!stale && !failed);
+                    assert_eq!(exited.synced_bytes, bytes as u64);
+                }
+                Err(Errno::Stale) => assert!(stale),
+                Err(Errno::Io) => assert_ne!(trouble, Trouble::None),
+                Err(error) => panic!("{error:?}"),
+            }
+            if result.is_err() {
+                return self.resync_dirty(trouble).await;
+            }
+        }
+        assert_eq!(result.unwrap().unmapped, mine.len() as u64);
+        self.model.mappings.retain(|mapping| mapping.pid != pid);
+    }
+
+    /// After an exit that failed in part, which pages are still unsynced is read off the manager: the store's
+    /// content has been compared already, so that only the count can differ.
+    async fn resync_dirty(&mut self, trouble: Trouble) {
+        if trouble == Trouble::None {
+            return;
+        }
+        self.world.chaos.calm();
+        for file in 0..FILES {
+            if self.model.files[file].is_behind() {
+                continue;
+            }
+            let writers: Vec<RefMapping> = self
+                .model
+                .mappings
+                .iter()
+                .filter(|mapping| mapping.file == file && mapping.shared_writable())
+                .cloned()
+                .collect();
+            for mapping in writers {
+                let result = self.world.manager.msync(mapping.pid, MmapId(mapping.id)).await.unwrap();
+                let target = &mut self.model.files[file];
+                assert!(result.bytes <= (target.dirty_in(mapping.pages()) * PAGE) as u64);
+                let content = target.composed(mapping.pages());
+                target.put(content);
+                target.base = target.stamp;
+                target.dirty.retain(|page| !mapping.pages().contains(page));
+            }
+        }
+    }
+
+    async fn truncate(&mut self, file: usize, size: usize, create: bool, trouble: Trouble) {
+        let make = if create { Create::IfMissing } else { Create::Never };
+        let result = errno(self.world.manager.truncate_file(1, &path(file), size as u64, make).await);
+        if result.as_ref().err() == Some(&Errno::Io) {
+            assert_ne!(trouble, Trouble::None);
+            // Whether it took effect shows as soon as the store is asked.
+            self.world.chaos.calm();
+            let _ = self.world.manager.stat_file(1, &path(file)).await;
+            let real = self.world.peek(file).await;
+            if real == self.model.files[file].stored {
+                return self.learn(file).await;
+            }
+        }
+        let target = &self.model.files[file];
+        if target.stored.is_none() && !create {
+            assert_eq!(result.err(), Some(Errno::NoEnt));
+            self.asked(file);
+            return;
+        }
+        if target.is_conflict() && target.stored.is_some() {
+            assert_eq!(result.err(), Some(Errno::Stale));
+            return;
+        }
+        if result.is_ok() {
+            assert_eq!(result.unwrap().size, size as u64);
+        }
+        self.asked(file);
+        let target = &mut self.model.files[file];
+        let made = target.stored.is_none();
+        let mut content = target.stored.clone().unwrap_or_default();
+        if made || content.len() != size {
+            content.resize(size, 0);
+            target.put(Some(content));
+        }
+        self.rebased(file);
+        let target = &mut self.model.files[file];
+        if let Some(view) = &mut target.view {
+            view.truncate(size);
+        }
+    }
+
+    async fn remove(&mut self, file: usize, trouble: Trouble) {
+        let result = errno(self.world.manager.remove_file(1, &path(file)).await);
+        if result == Err(Errno::Io) {
+            assert_ne!(trouble, Trouble::None);
+            return self.learn(file).await;
+        }
+        self.asked(file);
+        let target = &mut self.model.files[file];
+        if target.stored.is_none() {
+            assert_eq!(result, Err(Errno::NoEnt));
+        } else if self.model.mappings.iter().any(|mapping| mapping.file == file) || !target.dirty.is_empty() {
+            assert_eq!(result, Err(Errno::Busy));
+        } else {
+            assert_eq!(result, Ok(()));
+            target.put(None);
+            self.model.notice(file);
+        }
+    }
+}
+
+#[test]
+fn every_sequence_of_operations_comes_to_what_plain_byte_vectors_come_to() {
+    let cases = std::env::var("MMAP_MODEL_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(3000);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let config = Config { cases, max_shrink_iters: 20_000, failure_persistence: None, ..Config::default() };
+    let sequence = prop::collection::vec((op(), trouble()), 1..50);
+    let outcome = TestRunner::new(config).run(&sequence, |steps| {
+        runtime.block_on(async {
+            let mut model = Reference::default();
+            model.files.resize_with(FILES, Default::default);
+            let mut run = Run { world: World::new(), model };
+            for (op, trouble) in steps {
+                run.step(op, trouble).await;
+            }
+        });
+        Ok(())
+    });
+    if let Err(failure) = outcome {
+        panic!("{failure}");
+    }
+}
