@@ -20,9 +20,8 @@ pub type Sources = BTreeMap<String, String>;
 /// If a file cannot be read as Rust.
 pub fn violations(sources: &Sources, root: &str) -> Result<Vec<String>, String> {
     let mut files = Vec::new();
-    read_module(sources, root, &[], &mut files)?;
-    let order: BTreeMap<&[String], &[String]> =
-        files.iter().map(|file| (file.module.as_slice(), file.children.as_slice())).collect();
+    read_module(sources, root, &[], false, &mut files)?;
+    let order = files.iter().map(|file| (file.module.as_slice(), file.children.as_slice())).collect();
     let found = files.iter().flat_map(|file| file.uses.iter().filter_map(|one| judge(file, one, &order))).collect();
     Ok(found)
 }
@@ -53,9 +52,18 @@ struct File {
     /// The module that the file is: `["vfs", "mount"]`.
     module: Vec<String>,
     /// The modules that its `mod` lines name, in their order.
-    children: Vec<String>,
+    children: Vec<Child>,
     uses: Vec<Use>,
 }
+
+#[derive(Clone)]
+struct Child {
+    name: String,
+    in_test: bool,
+}
+
+/// The children of each module.
+type Order<'a> = BTreeMap<&'a [String], &'a [Child]>;
 
 struct Use {
     line: usize,
@@ -64,11 +72,17 @@ struct Use {
     in_test: bool,
 }
 
-fn read_module(sources: &Sources, name: &str, module: &[String], files: &mut Vec<File>) -> Result<(), String> {
+fn read_module(
+    sources: &Sources,
+    name: &str,
+    module: &[String],
+    in_test: bool,
+    files: &mut Vec<File>,
+) -> Result<(), String> {
     let text = sources.get(name).ok_or_else(|| format!("{name}: a mod line names it, but it is not there"))?;
     let tokens = TokenStream::from_str(text).map_err(|error| format!("{name}: {error}"))?;
     let mut file = File { name: name.to_owned(), module: module.to_vec(), children: Vec::new(), uses: Vec::new() };
-    scan(tokens, module, false, &mut file);
+    scan(tokens, module, in_test, &mut file);
     let folder = match name.rsplit_once('/') {
         _ if module.is_empty() => String::new(),
         Some((folder, "mod.rs")) => format!("{folder}/"),
@@ -76,12 +90,12 @@ fn read_module(sources: &Sources, name: &str, module: &[String], files: &mut Vec
     };
     let children = file.children.clone();
     files.push(file);
-    for child in children {
+    for Child { name: child, in_test } in children {
         let beside = format!("{folder}{child}.rs");
         let inside = format!("{folder}{child}/mod.rs");
         let path = if sources.contains_key(&beside) { beside } else { inside };
         let module: Vec<String> = module.iter().cloned().chain([child]).collect();
-        read_module(sources, &path, &module, files)?;
+        read_module(sources, &path, &module, in_test, files)?;
     }
     Ok(())
 }
@@ -105,7 +119,7 @@ fn scan(tokens: TokenStream, at: &[String], in_test: bool, file: &mut File) {
                     scan(body.stream(), &inner, in_test, file);
                     test_item = false;
                 } else if at == file.module {
-                    file.children.push(name.to_string());
+                    file.children.push(Child { name: name.to_string(), in_test });
                     test_item = false;
                 }
             }
@@ -188,7 +202,7 @@ fn read_tree(tokens: &[TokenTree], mut index: usize, base: &[String], paths: &mu
 }
 
 /// What is wrong with a use, if anything.
-fn judge(file: &File, one: &Use, order: &BTreeMap<&[String], &[String]>) -> Option<String> {
+fn judge(file: &File, one: &Use, order: &Order<'_>) -> Option<String> {
     if one.path.starts_with(&file.module) {
         return None;
     }
@@ -198,7 +212,7 @@ fn judge(file: &File, one: &Use, order: &BTreeMap<&[String], &[String]>) -> Opti
     let mine = &file.module[common];
     let parent = &file.module[..common];
     let siblings = order.get(parent).copied().unwrap_or_default();
-    let place = |name: &String| siblings.iter().position(|sibling| sibling == name);
+    let place = |name: &String| siblings.iter().position(|sibling| sibling.name == *name);
     let says = |what: String| Some(format!("{}:{}: {what}", file.name, one.line));
     let path = one.path.join("::");
     match (place(used), place(mine)) {

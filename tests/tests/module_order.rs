@@ -62,7 +62,9 @@ fn the_order_check_finds_what_is_out_of_order() {
 #[test]
 fn the_order_check_lets_through_what_is_in_order() {
     let good = sample(&[
-        ("lib.rs", "//! Says `crate::high` in a comment.\npub mod low; pub mod high;"),
+        ("lib.rs", "//! Says `crate::high` in a comment.\npub mod low; pub mod high;\n#[cfg(test)] mod tests;"),
+        ("tests.rs", "mod deeper;"),
+        ("tests/deeper.rs", "use super::*; use crate::low::B;"),
         (
             "low.rs",
             "pub(crate) struct A; macro_rules! m { () => { $crate::high::x } }\n\
