@@ -10,6 +10,7 @@ use mmap_proto::v1;
 use mmap_tests::mmapd::Setup;
 use mmap_tests::moto::Moto;
 use mmap_tests::random::Random;
+use mmap_tests::rclone::Rclone;
 use mmap_tests::require::available;
 use mmap_tests::wire::{Caller, map_request};
 use tokio::task::JoinSet;
@@ -64,6 +65,38 @@ async fn read_at_random(caller: &Caller, id: u64, original: &Arc<Vec<u8>>) {
     }
 }
 
+/// Reads all of it in order, by the largest messages, and compares each.
+async fn read_in_full(caller: &Caller, id: u64, original: &[u8]) {
+    let size = original.len() as u64;
+    for offset in (0..size).step_by(usize::try_from(CHUNK).unwrap()) {
+        let length = CHUNK.min(size - offset);
+        let data = caller.read(id, offset, length).await.unwrap();
+        assert!(data == slice(original, offset, length), "{length} bytes at {offset} differ");
+    }
+}
+
+/// Writes at `WRITES` random places, to the mapping and to `expected`.
+async fn write_at_random(caller: &Caller, id: u64, expected: &mut [u8]) {
+    let mut random = Random::seeded(0x3217E);
+    for _ in 0..WRITES {
+        let length = usize::try_from(1 + random.below(RANGE_MAX)).unwrap();
+        let data = random.bytes(length);
+        let offset = random.below((expected.len() - length) as u64);
+        assert_eq!(caller.write(id, offset, data.clone()).await.unwrap(), length as u64);
+        let start = usize::try_from(offset).unwrap();
+        expected[start..start + length].copy_from_slice(&data);
+    }
+}
+
+async fn map_all(caller: &Caller, path: &str, prot: u32, size: u64) -> u64 {
+    let request = v1::MmapRequest { length: None, prot, ..map_request(path, 0) };
+    let mapped = caller.mmap(request).await.unwrap();
+    assert_eq!((mapped.length, mapped.file_size), (size, size));
+    mapped.mmap_id
+}
+
+/// moto takes 0.12 s for any GET of an object of this size, because it copies all of it. So the file is read in full
+/// first, by large GETs; what is cold at random places is the other test's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_real_file_on_s3_is_read_written_and_synced_byte_for_byte() {
     let Some(moto) = available(Moto::start()) else { return };
@@ -71,35 +104,39 @@ async fn a_real_file_on_s3_is_read_written_and_synced_byte_for_byte() {
     let mut expected = std::fs::read(&library).unwrap();
     let size = expected.len() as u64;
     moto.python(&format!("s3.upload_file({:?}, {:?}, {KEY:?})", library.display().to_string(), Moto::BUCKET));
-    // Less than the file, so that reading it in full is a scan and not a warm-up.
-    let setup = Setup::new().mount("/s3", &moto.mount_url("big")).envs(Moto::ENV).args(["--memory", "256MiB"]);
+    let setup = Setup::new().mount("/s3", &moto.mount_url("big")).envs(Moto::ENV).args(["--memory", "512MiB"]);
     let server = setup.start();
     let caller = Caller::connect(server.addr(), 1).await;
-    let request = v1::MmapRequest { length: None, ..map_request("/s3/compiler", 0) };
-    let mapped = caller.mmap(request).await.unwrap();
-    assert_eq!((mapped.length, mapped.file_size), (size, size));
-    let id = mapped.mmap_id;
+    let id = map_all(&caller, "/s3/compiler", 3, size).await;
 
     let original = Arc::new(expected.clone());
+    read_in_full(&caller, id, &original).await;
     read_at_random(&caller, id, &original).await;
-    for offset in (0..size).step_by(usize::try_from(CHUNK).unwrap()) {
-        let length = CHUNK.min(size - offset);
-        let data = caller.read(id, offset, length).await.unwrap();
-        assert!(data == slice(&original, offset, length), "{length} bytes at {offset} differ");
-    }
-
-    let mut random = Random::seeded(0x3217E);
-    for _ in 0..WRITES {
-        let data = random.bytes(usize::try_from(1 + random.clone().below(RANGE_MAX)).unwrap());
-        let offset = random.below(size - data.len() as u64);
-        assert_eq!(caller.write(id, offset, data.clone()).await.unwrap(), data.len() as u64);
-        let start = usize::try_from(offset).unwrap();
-        expected[start..start + data.len()].copy_from_slice(&data);
-    }
+    write_at_random(&caller, id, &mut expected).await;
     assert!(caller.stats(id).await.unwrap().dirty_bytes > 0, "nothing is unsynced, so msync proves nothing");
     caller.msync(id).await.unwrap();
     assert_eq!(caller.stats(id).await.unwrap().dirty_bytes, 0);
     let object = moto.object(KEY);
     assert_eq!(object.len(), expected.len());
     assert!(object == expected, "boto3 reads other bytes than were written");
+}
+
+/// Over rclone, whose GETs take 6 ms, and which nobody may write through: every block comes from the store, some of
+/// them more than once, because the cache holds less than the file.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_real_file_on_s3_is_read_at_random_through_a_cache_smaller_than_it() {
+    let root = tempfile::tempdir().unwrap();
+    let Some(rclone) = available(Rclone::start(root.path())) else { return };
+    let library = compiler_library();
+    std::fs::copy(&library, root.path().join(Rclone::BUCKET).join("compiler")).unwrap();
+    let original = Arc::new(std::fs::read(&library).unwrap());
+    let url = format!("{}&ro", rclone.mount_url());
+    let setup = Setup::new().mount("/s3", &url).envs(Rclone::ENV).args(["--memory", "256MiB"]);
+    let server = setup.start();
+    let caller = Caller::connect(server.addr(), 1).await;
+    let id = map_all(&caller, "/s3/compiler", 1, original.len() as u64).await;
+    read_at_random(&caller, id, &original).await;
+    let stats = caller.stats(id).await.unwrap();
+    assert!(stats.resident_bytes < original.len() as u64, "the cache holds all of it: {stats:?}");
+    assert!(stats.major_faults > original.len() as u64 / (64 << 10), "hardly anything came from the store: {stats:?}");
 }

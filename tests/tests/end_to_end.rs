@@ -242,7 +242,8 @@ fn health_and_reflection_are_served() {
     for protocol in ["grpc-v1", "grpc-v1alpha"] {
         let output = venv
             .command("buf")
-            .args(["curl", "--http2-prior-knowledge", "--list-methods", "--reflect-protocol", protocol, &url])
+            .args(["curl", "--http2-prior-knowledge", "--protocol", "grpc", "--list-methods"])
+            .args(["--reflect-protocol", protocol, &url])
             .output()
             .unwrap();
         let methods = String::from_utf8(output.stdout).unwrap();

@@ -105,23 +105,23 @@ async fn etimedout_is_the_servers_answer_when_the_callers_deadline_passes() {
 
 #[tokio::test]
 async fn edquot_comes_when_unsynced_bytes_cannot_be_written_back_and_nothing_is_lost() {
-    // A quarter of 32 MiB may be unsynced.
-    let Some(scene) = Scene::new(&["--store-timeout", "3s", "--memory", "32MiB"]).await else { return };
+    // A quarter of 64 MiB may be unsynced.
+    let Some(scene) = Scene::new(&["--store-timeout", "3s", "--memory", "64MiB"]).await else { return };
     let caller = &scene.caller;
     let id = caller.map_shared("/data/flood", 32 << 20).await;
     scene.moto.pause();
     let mebibyte = |index: u8| vec![index + 1; 1 << 20];
     let mut written = 0;
     let failure = loop {
-        assert!(written < 9, "more than a quarter of the budget is unsynced");
+        assert!(written < 17, "more than a quarter of the budget is unsynced");
         match caller.write(id, u64::from(written) << 20, mebibyte(written)).await {
             Ok(_) => written += 1,
             Err(status) => break failure(&status),
         }
     };
     assert_eq!(failure.reason, Reason::DQuot, "{failure:?}");
-    assert_eq!(failure.value("max"), (8_u64 << 20).to_string(), "{failure:?}");
-    assert!(written >= 4, "refused after {written} MiB");
+    assert_eq!(failure.value("max"), (16_u64 << 20).to_string(), "{failure:?}");
+    assert!(written >= 8, "refused after {written} MiB");
     for index in 0..written {
         let read = caller.read(id, u64::from(index) << 20, 1 << 20).await.unwrap();
         assert!(read == mebibyte(index), "MiB {index} is lost");

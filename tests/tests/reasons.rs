@@ -61,6 +61,10 @@ async fn einval_names_the_field_and_its_value() {
     let call = async |caller: &Caller| caller.mmap(v1::MmapRequest { prot: 8, ..map_request("/data/old", 1) }).await;
     let failure = scene.refused(Reason::Inval, call).await;
     assert_eq!((failure.fields.as_slice(), failure.value("prot")), (["prot".to_owned()].as_slice(), "8"));
+    // A folder is not a file.
+    std::fs::create_dir(scene.root().join("folder")).unwrap();
+    let failure = scene.refused(Reason::Inval, async |caller| caller.stat_file("/data/folder").await).await;
+    assert_eq!(failure.value("path"), "/data/folder");
     let failure = scene.refused(Reason::Inval, async |caller| caller.stat_file("/data/../x").await).await;
     assert_eq!((failure.fields.as_slice(), failure.value("path")), (["path".to_owned()].as_slice(), "/data/../x"));
 }
@@ -79,9 +83,6 @@ async fn enoent_names_the_path() {
     // No mount covers it.
     let outside = async |caller: &Caller| caller.stat_file("/elsewhere").await;
     assert_eq!(scene.refused(Reason::NoEnt, outside).await.value("path"), "/elsewhere");
-    // A folder is not a file.
-    std::fs::create_dir(scene.root().join("folder")).unwrap();
-    scene.refused(Reason::NoEnt, async |caller| caller.stat_file("/data/folder").await).await;
 }
 
 #[tokio::test]
@@ -197,8 +198,8 @@ async fn sigbus_is_what_lies_on_pages_behind_the_end() {
     let page = scene.caller.read(id, 0, 4096).await.unwrap();
     assert!(page.starts_with(b"old content") && page[11..].iter().all(|byte| *byte == 0));
     let failure = scene.refused(Reason::SigBus, async |caller| caller.read(id, 4095, 2).await).await;
-    let values = (failure.value("mmap_id"), failure.value("offset"), failure.value("length"));
-    assert_eq!(values, (id.to_string().as_str(), "4095", "2"));
+    let values = (failure.value("path"), failure.value("offset"), failure.value("end"), failure.value("file_size"));
+    assert_eq!(values, ("/data/old", "4095", "4097", "11"));
     scene.refused(Reason::SigBus, async |caller| caller.write(id, 4096, vec![1]).await).await;
     // Truncation moves the line at once.
     let request = v1::TruncateFileRequest { path: "/data/old".into(), size: 8193, ..Default::default() };
@@ -213,7 +214,7 @@ async fn erofs_is_every_change_below_a_read_only_mount() {
     let scene = Scene::with("?ro", &[]).await;
     let request = map_request("/data/old", 11);
     let failure = scene.refused(Reason::RoFs, async |caller| caller.mmap(request.clone()).await).await;
-    assert_eq!(failure.value("path"), "/data/old");
+    assert_eq!(failure.value("mount"), "/data");
     let create = v1::MmapRequest { prot: 1, create: true, ..map_request("/data/new", 1) };
     scene.refused(Reason::RoFs, async |caller| caller.mmap(create).await).await;
     let truncate = v1::TruncateFileRequest { path: "/data/old".into(), size: 1, ..Default::default() };
@@ -246,7 +247,7 @@ async fn ebusy_is_what_somebody_else_still_uses() {
 
 #[tokio::test]
 async fn enomem_names_the_limit_and_its_value() {
-    let limits = ["--max-mappings-per-process", "2", "--max-processes", "2", "--memory", "32MiB"];
+    let limits = ["--max-mappings-per-process", "2", "--max-processes", "2", "--memory", "64MiB"];
     let scene = Scene::with("", &limits).await;
     let id = scene.caller.map_shared("/data/old", 11).await;
     scene.caller.map_shared("/data/old", 11).await;
@@ -262,16 +263,16 @@ async fn enomem_names_the_limit_and_its_value() {
     let failure = scene.refused(Reason::NoMem, async |caller| third(&caller.with_pid(3)).await).await;
     assert_eq!(failure.value("max"), "2", "{failure:?}");
 
-    // Private pages: an eighth of 32 MiB.
+    // Private pages: an eighth of 64 MiB.
     let page = vec![7_u8; 1 << 20];
-    for index in 0..3 {
+    for index in 0..7 {
         scene.caller.write(private, index << 20, page.clone()).await.unwrap();
     }
-    let too_many = async |caller: &Caller| caller.write(private, 3 << 20, vec![7; (1 << 20) + 4096]).await;
+    let too_many = async |caller: &Caller| caller.write(private, 7 << 20, vec![7; (1 << 20) + 4096]).await;
     let failure = scene.refused(Reason::NoMem, too_many).await;
-    assert_eq!(failure.value("max"), (4_u64 << 20).to_string(), "{failure:?}");
+    assert_eq!(failure.value("max"), (8_u64 << 20).to_string(), "{failure:?}");
     assert_eq!(scene.caller.read(private, 0, 1 << 20).await.unwrap(), page);
-    assert_eq!(scene.caller.read(private, 3 << 20, 10).await.unwrap(), [0; 10].as_slice());
+    assert_eq!(scene.caller.read(private, 7 << 20, 10).await.unwrap(), [0; 10].as_slice());
 }
 
 #[tokio::test]
