@@ -175,10 +175,7 @@ fn is_final(error: &Error) -> bool {
 async fn confirmed(link: &Link, attached: Attached) -> Result<Attached> {
     let Some(oldest) = link.oldest_mapping() else { return Ok(attached) };
     match has_mapping(link, oldest).await {
-        Ok(false) if link.remembers(oldest) => Err(Error::process_ended(
-            "the server ended it while it was not attached, and its mappings with it",
-            link.pid,
-        )),
+        Ok(false) if link.remembers(oldest) => Err(Error::process_ended("the server no longer has it", link.pid)),
         Ok(_) => Ok(attached),
         Err(error) => {
             // The stream stands, which is what counts; a mapping that is gone is EBADF at its next use.

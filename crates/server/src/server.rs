@@ -237,6 +237,7 @@ fn router(
     stopping: &CancellationToken,
 ) -> Result<Router<Stack<GuardLayer, Identity>>, ServerError> {
     let internal = |what: &str| ServerError::Failed(format!("the server cannot be put together: {what}"));
+    let encoded_max = encoded_max(config).map_err(|error| internal(&error))?;
     let node = HeaderValue::from_str(&config.node).map_err(|error| internal(&error.to_string()))?;
     Ok(tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
@@ -245,8 +246,14 @@ fn router(
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(config.bounds.streams)
-        .layer(GuardLayer::new(node, config.bounds.calls, config.limits.max_message))
+        .layer(GuardLayer::new(node, config.bounds.calls, config.limits.max_message, encoded_max))
         .add_routes(routes(config, manager, health, stopping).map_err(|error| internal(&error))?))
+}
+
+/// Bytes of the largest message: its data and what it needs beside it.
+fn encoded_max(config: &Config) -> Result<usize, String> {
+    let data_max = usize::try_from(config.limits.max_message).map_err(|error| error.to_string())?;
+    Ok(data_max.saturating_add(MESSAGE_SLACK))
 }
 
 fn routes(
@@ -261,8 +268,7 @@ fn routes(
         grace: config.limits.process_grace,
         stopping: stopping.clone(),
     };
-    let data_max = usize::try_from(config.limits.max_message).map_err(|error| error.to_string())?;
-    let max = data_max.saturating_add(MESSAGE_SLACK);
+    let max = encoded_max(config)?;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)

@@ -190,6 +190,21 @@ async fn a_message_that_is_none_is_the_callers_mistake() {
 }
 
 #[tokio::test]
+async fn messages_without_end_where_one_is_asked_for_are_refused() {
+    let server = Running::start(&[]).await;
+    let mut client = tonic::client::Grpc::new(server.channel().await);
+    client.ready().await.unwrap();
+    let path = http::uri::PathAndQuery::from_static("/mmap.v1.FileService/StatFile");
+    let codec = tonic_prost::ProstCodec::<v1::StatFileRequest, v1::StatFileResponse>::default();
+    // Each message can be read, and is small enough.
+    let endless = with_pid(futures::stream::repeat(v1::StatFileRequest { path: "x".repeat(1 << 20) }));
+    let refused = timeout(Duration::from_secs(10), client.client_streaming(endless, path, codec));
+    let status = refused.await.expect("it reads for as long as messages come").unwrap_err();
+    assert_eq!(reason(&status), (Code::InvalidArgument, "EINVAL".to_owned()));
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_port_and_a_socket_serve_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m.sock");

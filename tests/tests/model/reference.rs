@@ -5,66 +5,66 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mmap_core::error::Errno;
 
-pub const PAGE: usize = 4096;
+pub(crate) const PAGE: usize = 4096;
 
 /// A file as everybody who maps it sees it, and as the store has it.
 #[derive(Clone, Debug, Default)]
-pub struct RefFile {
+pub(crate) struct RefFile {
     /// In the store: content, and a stamp that changes with each change.
-    pub stored: Option<Vec<u8>>,
-    pub stamp: u64,
+    pub(crate) stored: Option<Vec<u8>>,
+    pub(crate) stamp: u64,
     /// What mappings see, and the stamp it is based on. `None`: known to be missing.
-    pub view: Option<Vec<u8>>,
-    pub base: u64,
+    pub(crate) view: Option<Vec<u8>>,
+    pub(crate) base: u64,
     /// Unsynced pages.
-    pub dirty: BTreeSet<usize>,
+    pub(crate) dirty: BTreeSet<usize>,
 }
 
 #[derive(Clone, Debug)]
-pub struct RefMapping {
-    pub id: u64,
-    pub pid: u32,
-    pub file: usize,
-    pub start: usize,
-    pub len: usize,
-    pub read: bool,
-    pub write: bool,
+pub(crate) struct RefMapping {
+    pub(crate) id: u64,
+    pub(crate) pid: u32,
+    pub(crate) file: usize,
+    pub(crate) start: usize,
+    pub(crate) len: usize,
+    pub(crate) read: bool,
+    pub(crate) write: bool,
     /// A private mapping's own pages.
-    pub own: Option<BTreeMap<usize, Vec<u8>>>,
+    pub(crate) own: Option<BTreeMap<usize, Vec<u8>>>,
 }
 
 impl RefMapping {
-    pub fn shared_writable(&self) -> bool {
+    pub(crate) fn shared_writable(&self) -> bool {
         self.own.is_none() && self.write
     }
 
-    pub fn pages(&self) -> std::ops::Range<usize> {
+    pub(crate) fn pages(&self) -> std::ops::Range<usize> {
         self.start / PAGE..(self.start + self.len).div_ceil(PAGE)
     }
 }
 
 #[derive(Clone, Debug, Default)]
-pub struct Reference {
-    pub files: Vec<RefFile>,
-    pub mappings: Vec<RefMapping>,
+pub(crate) struct Reference {
+    pub(crate) files: Vec<RefFile>,
+    pub(crate) mappings: Vec<RefMapping>,
 }
 
 impl RefFile {
-    pub fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         self.view.as_ref().map_or(0, Vec::len)
     }
 
     /// The store has something else than what mappings see.
-    pub fn is_behind(&self) -> bool {
+    pub(crate) fn is_behind(&self) -> bool {
         self.base != self.stamp
     }
 
-    pub fn is_conflict(&self) -> bool {
+    pub(crate) fn is_conflict(&self) -> bool {
         self.is_behind() && !self.dirty.is_empty()
     }
 
     /// The store's content with the unsynced pages of `pages` on it.
-    pub fn composed(&self, pages: std::ops::Range<usize>) -> Option<Vec<u8>> {
+    pub(crate) fn composed(&self, pages: std::ops::Range<usize>) -> Option<Vec<u8>> {
         let mut content = self.stored.clone()?;
         let view = self.view.as_deref().unwrap_or_default();
         for &page in self.dirty.range(pages) {
@@ -77,12 +77,12 @@ impl RefFile {
         Some(content)
     }
 
-    pub fn dirty_in(&self, pages: std::ops::Range<usize>) -> usize {
+    pub(crate) fn dirty_in(&self, pages: std::ops::Range<usize>) -> usize {
         self.dirty.range(pages).count()
     }
 
     /// Somebody changed the store.
-    pub fn put(&mut self, content: Option<Vec<u8>>) {
+    pub(crate) fn put(&mut self, content: Option<Vec<u8>>) {
         self.stored = content;
         self.stamp += 1;
     }
@@ -90,7 +90,7 @@ impl RefFile {
 
 impl Reference {
     /// The file's mappings see the store's content now.
-    pub fn notice(&mut self, file: usize) {
+    pub(crate) fn notice(&mut self, file: usize) {
         let target = &mut self.files[file];
         let old = target.size();
         target.view = target.stored.clone();
@@ -103,7 +103,7 @@ impl Reference {
     }
 
     /// Drops what private mappings have behind a new end.
-    pub fn cut_own(&mut self, file: usize, size: usize) {
+    pub(crate) fn cut_own(&mut self, file: usize, size: usize) {
         for mapping in self.mappings.iter_mut().filter(|mapping| mapping.file == file) {
             if let Some(own) = &mut mapping.own {
                 own.retain(|page, _| page * PAGE < size);
@@ -117,7 +117,7 @@ impl Reference {
     }
 
     /// The bytes that a read of the mapping sees, or why it fails.
-    pub fn read(&self, mapping: &RefMapping, offset: usize, len: usize) -> Result<Vec<u8>, Errno> {
+    pub(crate) fn read(&self, mapping: &RefMapping, offset: usize, len: usize) -> Result<Vec<u8>, Errno> {
         self.check(mapping, offset, len, mapping.read)?;
         let file = &self.files[mapping.file];
         let view = file.view.as_deref().unwrap_or_default();
@@ -129,7 +129,7 @@ impl Reference {
         Ok((start..start + len).map(byte).collect())
     }
 
-    pub fn check(&self, mapping: &RefMapping, offset: usize, len: usize, allowed: bool) -> Result<(), Errno> {
+    pub(crate) fn check(&self, mapping: &RefMapping, offset: usize, len: usize, allowed: bool) -> Result<(), Errno> {
         if offset + len > mapping.len {
             return Err(Errno::SegvMapErr);
         }
@@ -144,7 +144,7 @@ impl Reference {
     }
 
     /// Writes through mapping number `index`.
-    pub fn write(&mut self, index: usize, offset: usize, data: &[u8]) {
+    pub(crate) fn write(&mut self, index: usize, offset: usize, data: &[u8]) {
         let mapping = self.mappings[index].clone();
         let start = mapping.start + offset;
         let size = self.files[mapping.file].size();
@@ -174,7 +174,7 @@ impl Reference {
     }
 
     /// Whether a process other than `pid` may write an unsynced page of `pages` through a shared mapping.
-    pub fn others_write(&self, file: usize, pages: std::ops::Range<usize>, pid: u32) -> bool {
+    pub(crate) fn others_write(&self, file: usize, pages: std::ops::Range<usize>, pid: u32) -> bool {
         let others: Vec<_> = self
             .mappings
             .iter()
@@ -184,7 +184,7 @@ impl Reference {
     }
 
     /// Unsynced pages are given up: the store's bytes show.
-    pub fn discard(&mut self, file: usize, pages: std::ops::Range<usize>) {
+    pub(crate) fn discard(&mut self, file: usize, pages: std::ops::Range<usize>) {
         let target = &mut self.files[file];
         let doomed: Vec<usize> = target.dirty.range(pages).copied().collect();
         for page in doomed {

@@ -13,20 +13,20 @@ use mmap_core::vfs::chaos::{Call, ChaosStore, Fault};
 use mmap_core::vfs::object::ObjectLayout;
 use mmap_core::vfs::{Base, CommitId, FileStore, Mount, Patch, StoreFault, Vfs, WriteBack};
 
-pub struct World {
-    pub manager: Arc<MmapManager>,
-    pub chaos: Arc<ChaosStore>,
+pub(crate) struct World {
+    pub(crate) manager: Arc<MmapManager>,
+    pub(crate) chaos: Arc<ChaosStore>,
     inner: Arc<ObjectLayout>,
 }
 
 /// A file's name by its number.
-pub fn path(file: usize) -> String {
+pub(crate) fn path(file: usize) -> String {
     format!("/f{file}")
 }
 
 impl World {
     /// The cache is so small that blocks are dropped all the time.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let inner = Arc::new(ObjectLayout::in_memory());
         let chaos = Arc::new(ChaosStore::new(Arc::clone(&inner) as Arc<dyn FileStore>));
         let mount = Mount::with_store("/", Arc::clone(&chaos) as Arc<dyn FileStore>).unwrap();
@@ -37,7 +37,7 @@ impl World {
     }
 
     /// What the store really has.
-    pub async fn peek(&self, file: usize) -> Option<Vec<u8>> {
+    pub(crate) async fn peek(&self, file: usize) -> Option<Vec<u8>> {
         let name = path(file).split_off(1);
         let stat = match self.inner.stat(&name).await {
             Ok(stat) => stat,
@@ -52,7 +52,7 @@ impl World {
     }
 
     /// Somebody else writes or removes the file.
-    pub async fn put(&self, file: usize, content: Option<&[u8]>) {
+    pub(crate) async fn put(&self, file: usize, content: Option<&[u8]>) {
         let name = path(file).split_off(1);
         let base = match self.inner.stat(&name).await {
             Ok(stat) => Base::At { version: stat.version, size: stat.size },
@@ -73,13 +73,13 @@ impl World {
     }
 
     /// The version that the manager knows of a mapped file, and the store's real one.
-    pub async fn is_behind(&self, mapping: u64, file: usize) -> bool {
+    pub(crate) async fn is_behind(&self, mapping: u64, file: usize) -> bool {
         let known = self.manager.stats(1, MmapId(mapping)).unwrap().version;
         let real = self.inner.stat(&path(file)[1..]).await.map(|stat| stat.version.to_string());
         known != real.unwrap_or_default()
     }
 
-    pub fn fail(&self, fault: Trouble) {
+    pub(crate) fn fail(&self, fault: Trouble) {
         let (call, fault) = match fault {
             Trouble::None => return,
             Trouble::Stat => (Call::Stat, Fault::FailBefore),
@@ -93,7 +93,7 @@ impl World {
 
 /// What is wrong with the store during one operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trouble {
+pub(crate) enum Trouble {
     None,
     Stat,
     Read,
@@ -102,6 +102,6 @@ pub enum Trouble {
 }
 
 /// The kind of failure, for comparison.
-pub fn errno<T>(result: Result<T, Error>) -> Result<T, Errno> {
+pub(crate) fn errno<T>(result: Result<T, Error>) -> Result<T, Errno> {
     result.map_err(|error| error.errno())
 }

@@ -14,7 +14,8 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::fault::{StoreFault, StoreResult};
-use super::store::{FileStore, Listed, Stat, Traits, Version, Writability, WriteBack};
+use super::store::{FileStore, Listed, Stat, Traits, Writability, WriteBack};
+use super::version::Version;
 use crate::units::ByteRange;
 
 const MIB: u64 = 1024 * 1024;

@@ -14,7 +14,8 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::fault::{StoreFault, StoreResult};
-use super::store::{FileStore, Listed, Stat, Traits, Version, Writability, WriteBack};
+use super::store::{FileStore, Listed, Stat, Traits, Writability, WriteBack};
+use super::version::Version;
 use crate::units::ByteRange;
 
 /// A kind of call.

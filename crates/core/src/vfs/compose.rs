@@ -117,7 +117,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::vfs::store::{CommitId, Version};
+    use crate::vfs::store::CommitId;
+    use crate::vfs::version::Version;
 
     fn change(base: &[u8], size: u64, patches: Vec<Patch>) -> WriteBack {
         let base = Base::At { version: Version::new("v"), size: base.len() as u64 };

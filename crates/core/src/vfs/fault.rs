@@ -2,7 +2,7 @@
 
 use std::error::Error as StdError;
 
-use super::store::Version;
+use super::version::Version;
 use crate::error::{Errno, Error};
 use crate::path::FilePath;
 

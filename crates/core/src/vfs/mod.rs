@@ -2,29 +2,27 @@
 //!
 //! In dependency order. Everything above knows a store only as a [`FileStore`].
 
+mod version;
 mod fault;
 mod store;
-
-mod bounded;
-mod compose;
-
-pub mod local;
-pub mod object;
-
-mod spec;
-
-mod backend;
-mod mount;
-mod table;
 
 #[cfg(any(test, feature = "test-support"))]
 pub mod chaos;
 #[cfg(any(test, feature = "test-support"))]
 pub mod conformance;
+mod bounded;
+mod compose;
+pub mod local;
+pub mod object;
+mod spec;
+mod backend;
+mod mount;
+mod table;
 
 pub use bounded::BoundedStore;
 pub use fault::{StoreFault, StoreResult, changed_in_store, no_such_file};
 pub use mount::Mount;
 pub use spec::MountSpec;
-pub use store::{Base, CommitId, FileStore, Listed, Patch, Stat, Traits, Version, Writability, WriteBack};
+pub use store::{Base, CommitId, FileStore, Listed, Patch, Stat, Traits, Writability, WriteBack};
 pub use table::{Location, Vfs};
+pub use version::Version;

@@ -9,42 +9,14 @@
 //! A store knows nothing of mappings, caches or dirty pages.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::fault::StoreResult;
+use super::version::Version;
 use crate::units::ByteRange;
-
-/// What the store says identifies a file's content. Two equal versions mean the same bytes.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Version(Arc<str>);
-
-impl Version {
-    /// A version by the text that the layout gave it.
-    pub fn new(text: impl Into<Arc<str>>) -> Self {
-        Self(text.into())
-    }
-
-    /// As text: opaque to everybody but the layout.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// The mark of one attempt to change a file. A store that can keeps it beside the content, so that an
 /// attempt whose answer was lost is not taken for somebody else's change.

@@ -3,7 +3,8 @@
 //! - Every answer carries `mmap-node`: as an initial header, and with an error, which has no body, among the
 //!   trailers.
 //! - The caller's deadline ends the handler's work, and the answer says ETIMEDOUT.
-//! - A message that the transport cannot read, or finds too large, is the caller's mistake: EINVAL.
+//! - A message that the transport cannot read, or finds too large, is the caller's mistake: EINVAL. So are
+//!   messages without end where one is asked for, which the transport would read for as long as they come.
 //! - A handler's panic ends that call alone; its text goes to the log.
 //! - Of the contract's own methods at most a bounded number run, in all and of one connection; more wait a
 //!   bounded time. A request whose message does not arrive gives its place back. Health and reflection are
@@ -20,6 +21,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use http::{HeaderValue, Request, Response};
+use http_body_util::Limited;
 use mmap_core::error::{Errno, Error};
 use mmap_proto::names::{ERROR_DOMAIN, NODE};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -37,6 +39,9 @@ const ADMISSION_TIME: Duration = Duration::from_secs(30);
 /// The longest wait for a request's message: the largest one, 4 MiB, at 70 KiB/s.
 const RECEIVE_TIME: Duration = Duration::from_secs(60);
 
+/// Bytes before each message of a stream: whether it is compressed, and its length.
+const PREFIX_LENGTH: usize = 5;
+
 /// Puts the guard around a service.
 #[derive(Clone, Debug)]
 pub(crate) struct GuardLayer(Arc<Shared>);
@@ -47,13 +52,22 @@ struct Shared {
     calls: Arc<Semaphore>,
     calls_max: usize,
     max_message: u64,
+    /// Bytes of a request with one message, its five bytes of prefix included.
+    request_max: usize,
 }
 
 impl GuardLayer {
     /// A guard that lets at most `calls` calls run, of all connections together, each with at most `max_message`
-    /// bytes of data.
-    pub(crate) fn new(node: HeaderValue, calls: usize, max_message: u64) -> Self {
-        Self(Arc::new(Shared { node, calls: Arc::new(Semaphore::new(calls)), calls_max: calls, max_message }))
+    /// bytes of data in a message of at most `encoded_max` bytes.
+    pub(crate) fn new(node: HeaderValue, calls: usize, max_message: u64, encoded_max: usize) -> Self {
+        let request_max = encoded_max.saturating_add(PREFIX_LENGTH);
+        Self(Arc::new(Shared {
+            node,
+            calls: Arc::new(Semaphore::new(calls)),
+            calls_max: calls,
+            max_message,
+            request_max,
+        }))
     }
 }
 
@@ -112,6 +126,9 @@ impl Shared {
         if !counted {
             call.set_received();
         }
+        if counted && !is_client_streaming(request.uri().path()) {
+            request = request.map(|body| Body::new(Limited::new(body, self.request_max)));
+        }
         request.extensions_mut().insert(call.clone());
         let late = Instant::now() + RECEIVE_TIME;
         // The handler's state is dropped with its panic, and what it shares with others is the core's, whose
@@ -155,7 +172,9 @@ impl Shared {
                 )
                 .with("max", max)
             }
-            Some((Code::Internal, what)) => Error::invalid("message", format!("the message cannot be read: {what}")),
+            Some((Code::Internal | Code::Unknown, what)) => {
+                Error::invalid("message", format!("the message cannot be read: {what}"))
+            }
             _ => return Ok(response),
         };
         Err(call.fail(&error))
@@ -200,6 +219,11 @@ impl Shared {
 /// Whether a call takes a place: the contract's methods do.
 fn is_counted(path: &str) -> bool {
     path.strip_prefix('/').and_then(|path| path.strip_prefix(ERROR_DOMAIN)).is_some_and(|rest| rest.starts_with('.'))
+}
+
+/// Whether a method takes a stream of messages: then they may be many.
+fn is_client_streaming(path: &str) -> bool {
+    path.ends_with("/MmapWriteStream") || path.ends_with("/MmapPipeline")
 }
 
 fn message_overdue() -> Error {
@@ -253,7 +277,7 @@ mod tests {
     }
 
     fn layer(calls: usize) -> GuardLayer {
-        GuardLayer::new(HeaderValue::from_static("n1"), calls, 4096)
+        GuardLayer::new(HeaderValue::from_static("n1"), calls, 4096, 8192)
     }
 
     async fn fine(_: Request<Body>) -> Result<Response<Body>, Infallible> {

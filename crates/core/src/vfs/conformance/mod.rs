@@ -7,7 +7,6 @@
 //! What only one layout promises (symbolic links, sparse files, lost replies) is tested beside that layout.
 
 mod bench;
-
 mod lists;
 mod reads;
 mod races;

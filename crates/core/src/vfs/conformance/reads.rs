@@ -2,7 +2,8 @@
 
 use super::bench::{Bench, at, is_changed, is_missing, pattern, whole};
 use crate::units::{BLOCK_LEN, BLOCK_SIZE, ByteRange};
-use crate::vfs::store::{Base, Version};
+use crate::vfs::store::Base;
+use crate::vfs::version::Version;
 
 /// Nothing is known of a file that is not there, and to remove it is an error.
 pub async fn a_missing_file_is_missing(bench: &Bench<'_>) {

@@ -19,7 +19,8 @@ use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 use crate::vfs::fault::{StoreFault, StoreResult};
-use crate::vfs::store::{CommitId, Stat, Version};
+use crate::vfs::store::{CommitId, Stat};
+use crate::vfs::version::Version;
 
 const COMMIT_ATTRIBUTE: &str = "user.mmapd.commit";
 

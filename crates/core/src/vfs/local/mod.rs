@@ -4,10 +4,8 @@
 //! ends at its next step; a change that has passed its last check takes effect all the same.
 
 mod inode;
-
 mod copy;
 mod root;
-
 mod read;
 mod temp;
 mod walk;
@@ -29,7 +27,8 @@ use self::inode::io_fault;
 use self::root::Root;
 use self::temp::{Temp, remove_leftovers};
 use super::fault::{StoreFault, StoreResult};
-use super::store::{FileStore, Listed, Stat, Traits, Version, Writability, WriteBack};
+use super::store::{FileStore, Listed, Stat, Traits, Writability, WriteBack};
+use super::version::Version;
 use crate::units::{ByteRange, MAX_OFFSET};
 
 /// Files as plain files in a folder.

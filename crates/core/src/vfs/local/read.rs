@@ -13,7 +13,8 @@ use super::inode::{Identity, io_fault, stat_of};
 use super::root::{Access, Root};
 use crate::units::ByteRange;
 use crate::vfs::fault::{StoreFault, StoreResult};
-use crate::vfs::store::{Stat, Version};
+use crate::vfs::store::Stat;
+use crate::vfs::version::Version;
 
 impl Root {
     /// The file as it is now.

@@ -19,7 +19,8 @@ use super::inode::{Identity, growth_fault, io_fault, mark, stat_of};
 use super::root::{Access, Place, Root, check_regular, sync_folder};
 use super::temp::{Temp, TurnGuard};
 use crate::vfs::fault::{StoreFault, StoreResult};
-use crate::vfs::store::{Base, CommitId, Stat, Version, WriteBack};
+use crate::vfs::store::{Base, CommitId, Stat, WriteBack};
+use crate::vfs::version::Version;
 
 /// The bits of a mode that run a program as its owner.
 const SET_ID_BITS: u32 = 0o6000;

@@ -15,7 +15,8 @@ use tokio_util::task::TaskTracker;
 
 use super::options::{Identity, ObjectOptions};
 use crate::vfs::fault::{StoreFault, StoreResult};
-use crate::vfs::store::{Base, CommitId, Stat, Version};
+use crate::vfs::store::{Base, CommitId, Stat};
+use crate::vfs::version::Version;
 
 /// The user metadata that marks an object with its [`CommitId`]. One word: Azure takes no hyphens in such
 /// names, and some HTTP proxies drop headers with underscores.

@@ -4,14 +4,11 @@
 //! and user metadata of an object that others wrote are kept; object tags and storage class are not.
 
 mod options;
-
 mod bucket;
 mod list;
 mod probe;
 mod read;
-
 mod write;
-
 mod parts;
 
 #[cfg(test)]
@@ -33,7 +30,8 @@ use object_store::path::Path;
 use self::bucket::{Bucket, delete, fault};
 use self::options::MEMORY_FILE_MAX;
 use super::fault::{StoreFault, StoreResult};
-use super::store::{FileStore, Listed, Stat, Traits, Version, Writability, WriteBack};
+use super::store::{FileStore, Listed, Stat, Traits, Writability, WriteBack};
+use super::version::Version;
 use crate::path::PATH_MAX;
 use crate::units::ByteRange;
 

@@ -12,7 +12,7 @@ use object_store::path::Path;
 use super::bucket::{Bucket, fault, update_version};
 use crate::units::{BlockIndex, ByteRange};
 use crate::vfs::fault::{StoreFault, StoreResult};
-use crate::vfs::store::Version;
+use crate::vfs::version::Version;
 
 /// How often a body that ends too early is asked for: the first time and once more.
 const ATTEMPTS: usize = 2;

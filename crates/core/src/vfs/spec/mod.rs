@@ -4,7 +4,6 @@
 //! environment and a URL with a user or a password in it is refused. It opens nothing.
 
 mod place;
-
 mod options;
 
 use std::fmt;
