@@ -47,7 +47,13 @@ fn cell_values(bytes: &[u8]) -> Vec<u32> {
 }
 
 /// One client's part of the history.
-async fn client(caller: Caller, mut random: Random, reading: Reading, path: String, started: Instant) -> Vec<Operation> {
+async fn client(
+    caller: Caller,
+    mut random: Random,
+    reading: Reading,
+    path: String,
+    started: Instant,
+) -> Vec<Operation> {
     static NEXT_VALUE: AtomicU32 = AtomicU32::new(1);
     let id = caller.map_shared(&path, (MARGIN + CELLS * CELL) as u64).await;
     let now = || u64::try_from(started.elapsed().as_nanos()).unwrap();

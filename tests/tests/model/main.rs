@@ -211,7 +211,10 @@ impl Run {
             Err(Errno::Io) => assert_ne!(trouble, Trouble::None),
             Err(Errno::Stale) => assert!(target.is_conflict()),
             Ok(written) => {
-                if target.is_behind() && target.dirty.is_empty() && !self.world.is_behind(mapping.id, mapping.file).await {
+                if target.is_behind()
+                    && target.dirty.is_empty()
+                    && !self.world.is_behind(mapping.id, mapping.file).await
+                {
                     self.model.notice(mapping.file);
                 }
                 assert_eq!(self.model.check(&mapping, offset, data.len(), mapping.write), Ok(()));
@@ -391,8 +394,7 @@ impl Run {
     }
 
     async fn exit(&mut self, pid: u32, discard: bool, trouble: Trouble) {
-        let mine: Vec<RefMapping> =
-            self.model.mappings.iter().filter(|mapping| mapping.pid == pid).cloned().collect();
+        let mine: Vec<RefMapping> = self.model.mappings.iter().filter(|mapping| mapping.pid == pid).cloned().collect();
         let ranges = |file: usize| -> Vec<std::ops::Range<usize>> {
             mine.iter().filter(|m| m.file == file && m.shared_writable()).map(RefMapping::pages).collect()
         };
@@ -402,9 +404,8 @@ impl Run {
             return;
         }
         if discard {
-            let busy = (0..FILES).any(|file| {
-                ranges(file).into_iter().any(|pages| self.model.others_write(file, pages, pid))
-            });
+            let busy =
+                (0..FILES).any(|file| ranges(file).into_iter().any(|pages| self.model.others_write(file, pages, pid)));
             if busy {
                 assert_eq!(result.err(), Some(Errno::Busy));
                 return;
