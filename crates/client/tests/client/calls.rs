@@ -147,6 +147,9 @@ async fn a_call_without_an_answer_ends_at_its_deadline_and_tells_it_to_the_serve
         assert!((Duration::from_millis(190)..Duration::from_secs(5)).contains(&start.elapsed()));
         assert_eq!(fake.calls("StatFile"), round, "a deadline that passed is not repeated");
     }
+    fake.plan("StatFile", Fault::Bare(Code::DeadlineExceeded));
+    let error = client.stat_file("/f").await.expect_err("the server's library was first");
+    assert_eq!((error.kind(), error.reason()), (ErrorKind::Deadline, Some(Reason::TimedOut)));
     let sent = fake.last_header("StatFile", "grpc-timeout").expect("it is sent");
     assert!(sent.ends_with('u') || sent.ends_with('n') || sent.ends_with('m'), "{sent}");
 }
