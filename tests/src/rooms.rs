@@ -4,6 +4,10 @@
 //! It works on tokens, so that comments and strings are out of the way and code inside of macros is seen.
 //! It follows `crate::`, `self::` and `super::` paths; what a glob or an alias brings in later it does not.
 //! Code under `#[cfg(test)]` may use any module, but nothing through the crate root either.
+//!
+//! A folder is one room: its files may use what its `mod.rs` itself defines, so that one type's methods can be
+//! spread over them. What `mod.rs` only passes on they import from where it is defined; and among themselves
+//! they stand in order.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,9 +24,8 @@ pub type Sources = BTreeMap<String, String>;
 /// If a file cannot be read as Rust.
 pub fn violations(sources: &Sources, root: &str) -> Result<Vec<String>, String> {
     let mut files = Vec::new();
-    read_module(sources, root, &[], &mut files)?;
-    let order: BTreeMap<&[String], &[String]> =
-        files.iter().map(|file| (file.module.as_slice(), file.children.as_slice())).collect();
+    read_module(sources, root, &[], false, &mut files)?;
+    let order = files.iter().map(|file| (file.module.as_slice(), file)).collect();
     let found = files.iter().flat_map(|file| file.uses.iter().filter_map(|one| judge(file, one, &order))).collect();
     Ok(found)
 }
@@ -53,9 +56,20 @@ struct File {
     /// The module that the file is: `["vfs", "mount"]`.
     module: Vec<String>,
     /// The modules that its `mod` lines name, in their order.
-    children: Vec<String>,
+    children: Vec<Child>,
+    /// What it defines itself, modules aside.
+    items: Vec<String>,
     uses: Vec<Use>,
 }
+
+#[derive(Clone)]
+struct Child {
+    name: String,
+    in_test: bool,
+}
+
+/// The file of each module.
+type Order<'a> = BTreeMap<&'a [String], &'a File>;
 
 struct Use {
     line: usize,
@@ -64,11 +78,23 @@ struct Use {
     in_test: bool,
 }
 
-fn read_module(sources: &Sources, name: &str, module: &[String], files: &mut Vec<File>) -> Result<(), String> {
+fn read_module(
+    sources: &Sources,
+    name: &str,
+    module: &[String],
+    in_test: bool,
+    files: &mut Vec<File>,
+) -> Result<(), String> {
     let text = sources.get(name).ok_or_else(|| format!("{name}: a mod line names it, but it is not there"))?;
     let tokens = TokenStream::from_str(text).map_err(|error| format!("{name}: {error}"))?;
-    let mut file = File { name: name.to_owned(), module: module.to_vec(), children: Vec::new(), uses: Vec::new() };
-    scan(tokens, module, false, &mut file);
+    let mut file = File {
+        name: name.to_owned(),
+        module: module.to_vec(),
+        children: Vec::new(),
+        items: Vec::new(),
+        uses: Vec::new(),
+    };
+    scan(tokens, module, in_test, &mut file);
     let folder = match name.rsplit_once('/') {
         _ if module.is_empty() => String::new(),
         Some((folder, "mod.rs")) => format!("{folder}/"),
@@ -76,15 +102,18 @@ fn read_module(sources: &Sources, name: &str, module: &[String], files: &mut Vec
     };
     let children = file.children.clone();
     files.push(file);
-    for child in children {
+    for Child { name: child, in_test } in children {
         let beside = format!("{folder}{child}.rs");
         let inside = format!("{folder}{child}/mod.rs");
         let path = if sources.contains_key(&beside) { beside } else { inside };
         let module: Vec<String> = module.iter().cloned().chain([child]).collect();
-        read_module(sources, &path, &module, files)?;
+        read_module(sources, &path, &module, in_test, files)?;
     }
     Ok(())
 }
+
+/// Words that are followed by the name of what they define.
+const DEFINING: [&str; 7] = ["const", "enum", "fn", "static", "struct", "trait", "type"];
 
 /// Notes the `mod` lines and the paths of `tokens`; `at` is the module that they stand in, inline ones included.
 fn scan(tokens: TokenStream, at: &[String], in_test: bool, file: &mut File) {
@@ -105,8 +134,13 @@ fn scan(tokens: TokenStream, at: &[String], in_test: bool, file: &mut File) {
                     scan(body.stream(), &inner, in_test, file);
                     test_item = false;
                 } else if at == file.module {
-                    file.children.push(name.to_string());
+                    file.children.push(Child { name: name.to_string(), in_test });
                     test_item = false;
+                }
+            }
+            TokenTree::Ident(ident) if at == file.module && DEFINING.iter().any(|word| ident == word) => {
+                if let Some(TokenTree::Ident(name)) = tokens.get(index + 1) {
+                    file.items.push(name.to_string());
                 }
             }
             TokenTree::Ident(ident) if ["crate", "self", "super"].iter().any(|word| ident == word) => {
@@ -188,7 +222,7 @@ fn read_tree(tokens: &[TokenTree], mut index: usize, base: &[String], paths: &mu
 }
 
 /// What is wrong with a use, if anything.
-fn judge(file: &File, one: &Use, order: &BTreeMap<&[String], &[String]>) -> Option<String> {
+fn judge(file: &File, one: &Use, order: &Order<'_>) -> Option<String> {
     if one.path.starts_with(&file.module) {
         return None;
     }
@@ -197,14 +231,17 @@ fn judge(file: &File, one: &Use, order: &BTreeMap<&[String], &[String]>) -> Opti
     let used = one.path.get(common)?;
     let mine = &file.module[common];
     let parent = &file.module[..common];
-    let siblings = order.get(parent).copied().unwrap_or_default();
-    let place = |name: &String| siblings.iter().position(|sibling| sibling == name);
+    let folder = order.get(parent)?;
+    let place = |name: &String| folder.children.iter().position(|sibling| sibling.name == *name);
     let says = |what: String| Some(format!("{}:{}: {what}", file.name, one.line));
     let path = one.path.join("::");
     match (place(used), place(mine)) {
         (None, _) if parent.is_empty() => says(format!("crate::{path} is imported through the crate root")),
         _ if one.in_test => None,
-        (None, _) => says(format!("crate::{path} belongs to {}, which stands below its modules", parent.join("::"))),
+        (None, _) if folder.items.contains(used) => None,
+        (None, _) => {
+            says(format!("crate::{path} is only passed on by {}: import it from its own file", parent.join("::")))
+        }
         (Some(used_at), Some(mine_at)) if used_at < mine_at => None,
         _ => says(format!("crate::{path} is used, but {used} stands below {mine}")),
     }

@@ -43,7 +43,7 @@ fn the_order_check_finds_what_is_out_of_order() {
         ("high/first.rs", "use super::second::{Two, deeper::Three};"),
         (
             "high/second.rs",
-            "use super::Own;\nuse crate::{Item, low::Item as Fine};\nmacro_rules! m { () => { super::Own } }",
+            "use super::{Own, One};\nuse crate::{Item, low::Item as Fine};\nmacro_rules! m { () => { super::One } }",
         ),
     ]);
     let found = rooms::violations(&bad, "lib.rs").unwrap();
@@ -52,9 +52,9 @@ fn the_order_check_finds_what_is_out_of_order() {
         "low.rs:2: crate::high::call is used, but high stands below low",
         "high/first.rs:1: crate::high::second::Two is used, but second stands below first",
         "high/first.rs:1: crate::high::second::deeper::Three is used, but second stands below first",
-        "high/second.rs:1: crate::high::Own belongs to high, which stands below its modules",
+        "high/second.rs:1: crate::high::One is only passed on by high: import it from its own file",
         "high/second.rs:2: crate::Item is imported through the crate root",
-        "high/second.rs:3: crate::high::Own belongs to high, which stands below its modules",
+        "high/second.rs:3: crate::high::One is only passed on by high: import it from its own file",
     ];
     assert_eq!(found, expected);
 }
@@ -62,7 +62,9 @@ fn the_order_check_finds_what_is_out_of_order() {
 #[test]
 fn the_order_check_lets_through_what_is_in_order() {
     let good = sample(&[
-        ("lib.rs", "//! Says `crate::high` in a comment.\npub mod low; pub mod high;"),
+        ("lib.rs", "//! Says `crate::high` in a comment.\npub mod low; pub mod high;\n#[cfg(test)] mod tests;"),
+        ("tests.rs", "mod deeper;"),
+        ("tests/deeper.rs", "use super::*; use crate::low::B;"),
         (
             "low.rs",
             "pub(crate) struct A; macro_rules! m { () => { $crate::high::x } }\n\
