@@ -46,15 +46,25 @@ fn cell_values(bytes: &[u8]) -> Vec<u32> {
     bytes.chunks(CELL).map(value).collect()
 }
 
+fn below(random: &mut Random, bound: usize) -> usize {
+    usize::try_from(random.below(bound as u64)).unwrap()
+}
+
 /// One client's part of the history.
-async fn client(caller: Caller, mut random: Random, reading: Reading, path: String, started: Instant) -> Vec<Operation> {
+async fn client(
+    caller: Caller,
+    mut random: Random,
+    reading: Reading,
+    path: String,
+    started: Instant,
+) -> Vec<Operation> {
     static NEXT_VALUE: AtomicU32 = AtomicU32::new(1);
     let id = caller.map_shared(&path, (MARGIN + CELLS * CELL) as u64).await;
     let now = || u64::try_from(started.elapsed().as_nanos()).unwrap();
     let mut history = Vec::new();
     for _ in 0..OPERATIONS {
-        let first = random.below(CELLS as u64) as usize;
-        let count = 1 + random.below((CELLS - first) as u64) as usize;
+        let first = below(&mut random, CELLS);
+        let count = 1 + below(&mut random, CELLS - first);
         let cells = first..first + count;
         let (offset, length) = ((MARGIN + first * CELL) as u64, (count * CELL) as u64);
         let called = now();

@@ -23,15 +23,6 @@ pub(crate) struct Context {
     timeout: Option<Duration>,
 }
 
-/// What becomes of the unsynced writes of a process whose work failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum AfterFailure {
-    /// They are synced. The rule: to discard means to give up others' unsynced writes to the same pages as well.
-    Sync,
-    /// They are given up. Only for a file that the command itself has just made, and removes again.
-    Discard,
-}
-
 impl Context {
     pub(crate) async fn connect(
         reporter: Reporter,
@@ -56,28 +47,16 @@ impl Context {
         self.reporter.format == Format::Json
     }
 
-    /// Runs `work` in a process of its own, which is exited after it.
-    pub(crate) async fn with_process<T>(
-        &self,
-        name: &str,
-        after_failure: AfterFailure,
-        work: impl AsyncFnOnce(&Process) -> Result<T>,
-    ) -> Result<T> {
+    /// Runs `work` in a process of its own, which is exited after it, and that syncs: to discard would give up others'
+    /// unsynced writes to the same pages as well.
+    pub(crate) async fn with_process<T>(&self, name: &str, work: impl AsyncFnOnce(&Process) -> Result<T>) -> Result<T> {
         let options = AttachOptions { pid: None, name: format!("mmapctl {name}") };
         let process = self.client.attach(options).await?;
-        match work(&process).await {
-            Ok(done) => {
-                process.exit().await?;
-                Ok(done)
-            }
-            Err(error) => {
-                // The first failure is the one to tell; the server ends the process in any case.
-                let _ = match after_failure {
-                    AfterFailure::Sync => process.exit().await,
-                    AfterFailure::Discard => process.exit_discard().await,
-                };
-                Err(error)
-            }
-        }
+        let done = work(&process).await;
+        let exited = process.exit().await;
+        // The first failure is the one to tell; the server ends the process in any case.
+        let done = done?;
+        exited?;
+        Ok(done)
     }
 }

@@ -145,3 +145,20 @@ impl Stubs {
         HealthClient::new(self.service)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_deadline_is_told_as_one_whoever_noticed_it() {
+        let due = Instant::now();
+        let far = due + Duration::from_mins(1);
+        let bare = |code| Error::from(Status::new(code, "Timeout expired"));
+        assert!(is_late(&bare(Code::Cancelled), due));
+        assert!(!is_late(&bare(Code::Cancelled), far), "somebody else cancelled it");
+        assert!(is_late(&bare(Code::DeadlineExceeded), far));
+        assert!(!is_late(&bare(Code::Unavailable), due), "a failure at the last moment is still that failure");
+        assert!(is_late(&Error::from(Status::from_error(Box::new(tonic::TimeoutExpired(())))), far));
+    }
+}

@@ -1,4 +1,4 @@
-//! What is repeated by itself, how often and how fast: one rule, [`is_repeatable`], and its bounds.
+//! What is repeated by itself, how often and how fast: one rule, `is_repeatable`, and its bounds.
 //!
 //! | call | the server surely never saw it | `UNAVAILABLE`, or the connection broke during the call | anything else |
 //! |---|---|---|---|

@@ -167,7 +167,7 @@ mod tests {
         let kept =
             AsidePages { path: "/f".into(), base_version: "v1".into(), file_size: 20_000, why: "test".into(), pages };
         let conflict = aside.keep(kept).await.unwrap();
-        assert_eq!(aside.list().unwrap(), [conflict.clone()]);
+        assert_eq!(aside.list().unwrap(), std::slice::from_ref(&conflict));
         assert_eq!(conflict.offsets, [3 * 4096]);
         let data = std::fs::read(folder.path().join("conflicts").join(format!("{}.pages", conflict.id))).unwrap();
         assert_eq!((data.len(), &data[..4]), (PAGE_LEN, &b"abc\0"[..]));

@@ -79,7 +79,6 @@ impl CowMemory {
         let dropped = pages.own.split_off(&PageIndex(size.div_ceil(PAGE_SIZE)));
         let freed = pages.memory.split(dropped.len() as u64 * PAGE_SIZE);
         drop(freed);
-        #[expect(clippy::cast_possible_truncation, reason = "less than PAGE_SIZE")]
         let keep = (size % PAGE_SIZE) as usize;
         if keep != 0
             && let Some(page) = pages.own.get_mut(&PageIndex::of(size))

@@ -137,15 +137,15 @@ fn unusable(folder: &Path, source: std::io::Error) -> Error {
 
 fn what_failed(source: &std::io::Error) -> String {
     use std::io::ErrorKind;
-    match source.kind() {
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-            "it cannot be written: give this user write access, or name another with --state-dir".to_owned()
-        }
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "its disk is full: free some space".to_owned(),
-        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
-            "it is not a directory: name another with --state-dir".to_owned()
-        }
-        _ => source.to_string(),
+    let is = |kinds: &[ErrorKind]| kinds.contains(&source.kind());
+    if is(&[ErrorKind::PermissionDenied, ErrorKind::ReadOnlyFilesystem]) {
+        "it cannot be written: give this user write access, or name another with --state-dir".to_owned()
+    } else if is(&[ErrorKind::StorageFull, ErrorKind::QuotaExceeded]) {
+        "its disk is full: free some space".to_owned()
+    } else if is(&[ErrorKind::NotADirectory, ErrorKind::AlreadyExists]) {
+        "it is not a directory: name another with --state-dir".to_owned()
+    } else {
+        source.to_string()
     }
 }
 

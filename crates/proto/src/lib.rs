@@ -8,7 +8,7 @@ pub mod names;
 pub mod reason;
 
 /// Messages and services of the package `mmap.v1`, generated from `proto/mmap.proto`.
-#[allow(missing_docs, reason = "generated")]
+#[allow(missing_docs, clippy::all, reason = "generated")]
 pub mod v1 {
     tonic::include_proto!("mmap.v1");
 

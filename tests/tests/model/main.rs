@@ -2,9 +2,11 @@
 //! applied to the manager and to plain byte vectors, and compared after each step, the store included.
 //!
 //! `MMAP_MODEL_CASES` sets how many sequences run (default 3000).
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod reference;
 mod world;
+mod ops;
 
 use mmap_core::error::Errno;
 use mmap_core::flags::{MapFlags, ProtFlags};
@@ -12,69 +14,9 @@ use mmap_core::manager::{Create, MapRequest, MmapId, OnChange, Populate, SyncReq
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
+use crate::ops::{FILES, Op, op, trouble};
 use crate::reference::{PAGE, RefMapping, Reference};
 use crate::world::{Trouble, World, errno, path};
-
-const FILES: usize = 2;
-
-#[derive(Clone, Debug)]
-enum Op {
-    Map { pid: u32, file: usize, start: usize, len: usize, prot: u32, shared: bool, create: bool, populate: bool },
-    Read { mapping: usize, offset: usize, len: usize },
-    Write { mapping: usize, offset: usize, len: usize, byte: u8 },
-    Sync { mapping: usize, range: Option<(usize, usize)>, on_change: OnChange },
-    Unmap { mapping: usize, how: Unsynced },
-    Exit { pid: u32, discard: bool },
-    Truncate { file: usize, size: usize, create: bool },
-    Remove { file: usize },
-    Outside { file: usize, content: Option<(usize, u8)> },
-}
-
-/// Mostly a few pages, sometimes more than two blocks; seldom at a page's border.
-fn position() -> impl Strategy<Value = usize> {
-    prop_oneof![
-        4 => 0..5 * PAGE,
-        2 => (0..6usize, -2..3isize).prop_map(|(page, by)| (page * PAGE).saturating_add_signed(by)),
-        1 => 0..150_000usize,
-        1 => (0..3usize, -2..3isize).prop_map(|(block, by)| (block * 65_536).saturating_add_signed(by)),
-    ]
-}
-
-fn length() -> impl Strategy<Value = usize> {
-    prop_oneof![3 => 1..64usize, 2 => 1..3 * PAGE, 1 => Just(PAGE), 1 => 1..140_000usize]
-}
-
-fn op() -> impl Strategy<Value = Op> {
-    let on_change = prop_oneof![4 => Just(OnChange::Fail), 1 => Just(OnChange::Force), 1 => Just(OnChange::Invalidate)];
-    let how = prop_oneof![
-        4 => Just(Unsynced::Sync), 1 => Just(Unsynced::SyncForce),
-        1 => Just(Unsynced::Discard), 1 => Just(Unsynced::DiscardForce)
-    ];
-    prop_oneof![
-        4 => (1..4u32, 0..FILES, position(), length(), 0..4u32, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
-            |(pid, file, start, len, prot, shared, create, populate)| Op::Map {
-                pid, file, start, len, prot: if prot == 0 { 1 } else { 3 }, shared, create, populate
-            }),
-        6 => (any::<usize>(), position(), length()).prop_map(|(mapping, offset, len)| Op::Read { mapping, offset, len }),
-        8 => (any::<usize>(), position(), length(), any::<u8>()).prop_map(
-            |(mapping, offset, len, byte)| Op::Write { mapping, offset, len, byte }),
-        3 => (any::<usize>(), prop::option::of((position(), length())), on_change).prop_map(
-            |(mapping, range, on_change)| Op::Sync { mapping, range, on_change }),
-        1 => (any::<usize>(), how).prop_map(|(mapping, how)| Op::Unmap { mapping, how }),
-        1 => (1..4u32, any::<bool>()).prop_map(|(pid, discard)| Op::Exit { pid, discard }),
-        1 => (0..FILES, position(), any::<bool>()).prop_map(|(file, size, create)| Op::Truncate { file, size, create }),
-        1 => (0..FILES).prop_map(|file| Op::Remove { file }),
-        1 => (0..FILES, prop::option::weighted(0.9, (position(), any::<u8>()))).prop_map(
-            |(file, content)| Op::Outside { file, content }),
-    ]
-}
-
-fn trouble() -> impl Strategy<Value = Trouble> {
-    prop_oneof![
-        20 => Just(Trouble::None), 1 => Just(Trouble::Stat), 1 => Just(Trouble::Read),
-        1 => Just(Trouble::WriteBefore), 1 => Just(Trouble::WriteAfter)
-    ]
-}
 
 /// Both sides of the comparison.
 struct Run {
@@ -211,7 +153,10 @@ impl Run {
             Err(Errno::Io) => assert_ne!(trouble, Trouble::None),
             Err(Errno::Stale) => assert!(target.is_conflict()),
             Ok(written) => {
-                if target.is_behind() && target.dirty.is_empty() && !self.world.is_behind(mapping.id, mapping.file).await {
+                if target.is_behind()
+                    && target.dirty.is_empty()
+                    && !self.world.is_behind(mapping.id, mapping.file).await
+                {
                     self.model.notice(mapping.file);
                 }
                 assert_eq!(self.model.check(&mapping, offset, data.len(), mapping.write), Ok(()));
@@ -391,8 +336,7 @@ impl Run {
     }
 
     async fn exit(&mut self, pid: u32, discard: bool, trouble: Trouble) {
-        let mine: Vec<RefMapping> =
-            self.model.mappings.iter().filter(|mapping| mapping.pid == pid).cloned().collect();
+        let mine: Vec<RefMapping> = self.model.mappings.iter().filter(|mapping| mapping.pid == pid).cloned().collect();
         let ranges = |file: usize| -> Vec<std::ops::Range<usize>> {
             mine.iter().filter(|m| m.file == file && m.shared_writable()).map(RefMapping::pages).collect()
         };
@@ -402,9 +346,8 @@ impl Run {
             return;
         }
         if discard {
-            let busy = (0..FILES).any(|file| {
-                ranges(file).into_iter().any(|pages| self.model.others_write(file, pages, pid))
-            });
+            let busy =
+                (0..FILES).any(|file| ranges(file).into_iter().any(|pages| self.model.others_write(file, pages, pid)));
             if busy {
                 assert_eq!(result.err(), Some(Errno::Busy));
                 return;
@@ -517,8 +460,8 @@ impl Run {
             assert_eq!(result.err(), Some(Errno::Stale));
             return;
         }
-        if result.is_ok() {
-            assert_eq!(result.unwrap().size, size as u64);
+        if let Ok(truncated) = result {
+            assert_eq!(truncated.size, size as u64);
         }
         self.asked(file);
         let target = &mut self.model.files[file];

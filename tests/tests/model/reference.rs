@@ -70,9 +70,8 @@ impl RefFile {
         for &page in self.dirty.range(pages) {
             // A page replaces a page, with the zeros that it has behind the end it was written before.
             let to = ((page + 1) * PAGE).min(content.len());
-            for position in page * PAGE..to {
-                content[position] = view.get(position).copied().unwrap_or(0);
-            }
+            let old = view.get(page * PAGE..).unwrap_or_default().iter().copied().chain(std::iter::repeat(0));
+            content[page * PAGE..to].iter_mut().zip(old).for_each(|(byte, old)| *byte = old);
         }
         Some(content)
     }
@@ -107,7 +106,7 @@ impl Reference {
         for mapping in self.mappings.iter_mut().filter(|mapping| mapping.file == file) {
             if let Some(own) = &mut mapping.own {
                 own.retain(|page, _| page * PAGE < size);
-                if size % PAGE != 0
+                if !size.is_multiple_of(PAGE)
                     && let Some(page) = own.get_mut(&(size / PAGE))
                 {
                     page[size % PAGE..].fill(0);

@@ -16,7 +16,7 @@ use serde_json::json;
 use tokio::fs::File;
 
 use crate::{
-    context::{AfterFailure, Context},
+    context::Context,
     exit::Failure,
     output,
     transfer::{self, download, progress, upload},
@@ -45,7 +45,7 @@ impl Put {
         let how = if self.force { Truncate::Create } else { Truncate::CreateNew };
         let client = context.client.with_deadline(context.store_timeout());
         let made = client.truncate_file(remote.as_str(), size, how).await?;
-        let after_failure = if self.force { AfterFailure::Sync } else { AfterFailure::Discard };
+        let after_failure = if self.force { AfterFailure::Keep } else { AfterFailure::Discard };
         let version = if size == 0 { Ok(made) } else { fill(context, source, &remote, size, after_failure).await };
         let version = match version {
             Ok(version) => version,
@@ -68,19 +68,39 @@ impl Put {
     }
 }
 
+/// What becomes of the bytes that were written when a `put` fails.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AfterFailure {
+    /// They stay, and are synced: others may write to the file as well.
+    Keep,
+    /// They are given up: the file is our own, and is removed next.
+    Discard,
+}
+
 async fn fill(context: &Context, source: File, remote: &str, size: u64, after_failure: AfterFailure) -> Result<String> {
-    context
-        .with_process("put", after_failure, async |process| {
+    let bar = progress(size, context.is_json());
+    let write = async |mapping: &Mapping| {
+        upload(source, mapping, size, &bar).await?;
+        bar.set_message("syncing");
+        Ok(mapping.sync().deadline(context.store_timeout()).await?.version)
+    };
+    let version = context
+        .with_process("put", async |process| {
             let mapping = process.map(remote).length(size).prot(Prot::READ_WRITE).shared().await?;
-            let bar = progress(size, context.is_json());
-            upload(source, &mapping, size, &bar).await?;
-            bar.set_message("syncing");
-            let synced = mapping.sync().deadline(context.store_timeout()).await?;
-            bar.finish_and_clear();
-            mapping.unmap().await.map_err(mmap_client::Error::from)?;
-            Ok(synced.version)
+            let written: Result<String> = write(&mapping).await;
+            if written.is_err() && after_failure == AfterFailure::Discard {
+                // Dropping the mapping would sync it. Should this fail too, the first failure is the one to tell.
+                let _ = mapping.unmap_discard().await;
+                return written;
+            }
+            let unmapped = mapping.unmap().await.map_err(mmap_client::Error::from);
+            let version = written?;
+            unmapped?;
+            Ok(version)
         })
-        .await
+        .await;
+    bar.finish_and_clear();
+    version
 }
 
 /// Removes what `put` made and could not fill; a file half zeros must not be taken for the real one.
@@ -201,7 +221,7 @@ async fn copy_out(
         return Ok(0);
     }
     context
-        .with_process(name, AfterFailure::Sync, async |process: &Process| {
+        .with_process(name, async |process: &Process| {
             let mapping: Mapping = process.map(path).offset(offset).length(length).prot(Prot::READ).shared().await?;
             let bar = progress(length, context.is_json());
             download(&mapping, length, sink, &bar).await?;

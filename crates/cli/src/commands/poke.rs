@@ -7,11 +7,7 @@ use clap::Args;
 use mmap_client::{MESSAGE_MAX, Prot};
 use serde_json::json;
 
-use crate::{
-    context::{AfterFailure, Context},
-    exit::Failure,
-    output, units,
-};
+use crate::{context::Context, exit::Failure, output, units};
 
 /// Write bytes at an offset of a file and sync them; the file's size stays as it is
 ///
@@ -44,7 +40,7 @@ impl Poke {
         }
         let (length, offset, path) = (bytes.len() as u64, self.offset, self.path);
         let version = context
-            .with_process("poke", AfterFailure::Sync, async |process| {
+            .with_process("poke", async |process| {
                 let mapping =
                     process.map(path.as_str()).offset(offset).length(length).prot(Prot::READ_WRITE).shared().await?;
                 let size = mapping.file_size();

@@ -16,11 +16,11 @@ fn a_file_comes_back_as_it_was_put() {
     let put = bench.run(&["put", arg(&local), "/data/file"]);
     assert_eq!(put.code, 0, "{}", put.stderr);
     assert!(put.text().contains("/data/file") && put.text().contains("3.0 MiB"), "{}", put.text());
-    assert_eq!(bench.fake.stored("/data/file"), Some(pattern(SIZE)), "put reports only what is synced");
+    assert!(bench.fake.stored("/data/file") == Some(pattern(SIZE)), "put reports only what is synced");
 
     let get = bench.run(&["get", "/data/file", "out"]);
     assert_eq!(get.code, 0, "{}", get.stderr);
-    assert_eq!(std::fs::read(bench.path("out")).expect("it is there"), pattern(SIZE));
+    assert!(std::fs::read(bench.path("out")).expect("it is there") == pattern(SIZE), "the bytes differ");
     assert_eq!(bench.fake.pids(), [0_u32; 0], "no process is left behind");
     assert_eq!(bench.fake.mapping_ids(), [0_u64; 0], "no mapping is left behind");
 }
@@ -31,7 +31,8 @@ fn pipes_carry_files_both_ways() {
     let put = bench.run_with_input(&["put", "-", "/data/piped"], &pattern(SIZE));
     assert_eq!(put.code, 0, "{}", put.stderr);
     let get = bench.run(&["get", "/data/piped", "-"]);
-    assert_eq!((get.code, get.stdout), (0, pattern(SIZE)));
+    assert_eq!(get.code, 0, "{}", get.stderr);
+    assert!(get.stdout == pattern(SIZE), "the bytes differ");
 }
 
 #[test]
@@ -63,6 +64,7 @@ fn nothing_is_overwritten_silently() {
     let get = bench.run(&["get", "/data/file", "."]);
     assert_eq!(get.code, 5, "{}", get.stderr);
     assert!(get.stderr.contains("--force"), "{}", get.stderr);
+    assert_eq!(bench.fake.calls("MmapRead"), 0, "it is refused before anything is fetched");
     assert_eq!(std::fs::read(&local).expect("it is there"), b"new");
     assert_eq!(bench.run(&["get", "--force", "/data/file", "."]).code, 0);
     assert_eq!(std::fs::read(&local).expect("it is there"), b"changed");
@@ -76,8 +78,21 @@ fn a_put_that_fails_leaves_no_half_a_file() {
     bench.fake.plan("MmapWrite", Fault::Refuse(Reason::Io, Duration::ZERO));
     let put = bench.run(&["put", arg(&local), "/data/file"]);
     assert_eq!(put.code, 6, "{}", put.stderr);
-    assert_eq!(bench.fake.stored("/data/file"), None);
+    assert!(bench.fake.stored("/data/file").is_none());
     assert_eq!(bench.fake.pids(), [0_u32; 0]);
+}
+
+#[test]
+fn what_a_failed_put_cannot_remove_is_told_and_never_half_written() {
+    let bench = Bench::new();
+    let local = bench.local("in", &pattern(SIZE));
+    bench.fake.plan("MmapWrite", Fault::None);
+    bench.fake.plan("MmapWrite", Fault::Refuse(Reason::Io, Duration::ZERO));
+    bench.fake.plan("RemoveFile", Fault::Refuse(Reason::Io, Duration::ZERO));
+    let put = bench.run(&["put", arg(&local), "/data/file"]);
+    assert_eq!(put.code, 6, "{}", put.stderr);
+    assert!(put.stderr.contains("/data/file is incomplete"), "{}", put.stderr);
+    assert!(bench.fake.stored("/data/file") == Some(vec![0; SIZE]), "what was written was given up");
 }
 
 #[test]

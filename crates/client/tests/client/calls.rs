@@ -36,7 +36,7 @@ async fn long_reads_and_writes_go_in_pieces() {
     let mapping = process.map("/data/long").prot(Prot::READ_WRITE).await.expect("it maps");
     mapping.write_all(50, data.clone()).await.expect("it writes");
     assert_eq!(fake.calls("MmapWrite"), 4);
-    assert_eq!(mapping.read_all(50, length).await.expect("it reads"), data);
+    assert!(mapping.read_all(50, length).await.expect("it reads") == data, "the bytes differ");
     assert_eq!(fake.calls("MmapRead"), 4);
     assert_eq!(mapping.read_all(0, 0).await.expect("nothing is asked for"), b"");
     let error = mapping.read_all(u64::MAX, 2).await.expect_err("no such range");
@@ -147,6 +147,9 @@ async fn a_call_without_an_answer_ends_at_its_deadline_and_tells_it_to_the_serve
         assert!((Duration::from_millis(190)..Duration::from_secs(5)).contains(&start.elapsed()));
         assert_eq!(fake.calls("StatFile"), round, "a deadline that passed is not repeated");
     }
+    fake.plan("StatFile", Fault::Bare(Code::DeadlineExceeded));
+    let error = client.stat_file("/f").await.expect_err("the server's library was first");
+    assert_eq!((error.kind(), error.reason()), (ErrorKind::Deadline, Some(Reason::TimedOut)));
     let sent = fake.last_header("StatFile", "grpc-timeout").expect("it is sent");
     assert!(sent.ends_with('u') || sent.ends_with('n') || sent.ends_with('m'), "{sent}");
 }

@@ -124,6 +124,22 @@ async fn a_process_that_the_server_ended_meanwhile_is_not_taken_for_the_new_one(
 }
 
 #[tokio::test]
+async fn a_mapping_that_may_be_gone_proves_nothing_about_its_process() {
+    let fake = fake();
+    let process = attach(&connect(&fake).await).await;
+    let (unmapped, kept) = (map(&process).await, map(&process).await);
+    // Unmapped at the server, but nobody here knows.
+    fake.plan("Munmap", Fault::DoneThenBare(Code::Unavailable));
+    let failed = unmapped.unmap().await.expect_err("the answer is lost");
+    fake.break_streams();
+    eventually("it is attached again", || fake.calls("Attach") == 2 && fake.calls("ListMappings") == 1).await;
+    eventually("it is alive", || process.state() == ProcessState::Alive).await;
+    kept.read(0, 1).await.expect("the process is what it was");
+    let error = failed.mapping.read(0, 1).await.expect_err("this one is gone");
+    assert_eq!(error.reason(), Some(Reason::BadF));
+}
+
+#[tokio::test]
 async fn a_refusal_that_time_does_not_change_ends_the_process_at_once() {
     let fake = fake();
     fake.set_grace(Duration::from_secs(3600));

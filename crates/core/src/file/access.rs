@@ -68,7 +68,7 @@ impl File {
 
     fn try_read(&self, access: Access<'_>, range: ByteRange) -> Result<Attempt<ReadBytes>> {
         let state = self.state.read();
-        self.check_end(&state, range)?;
+        self.check_end(&state, access.id, range)?;
         let mut bytes = ReadBytes::default();
         let mut missing = Vec::new();
         let own = access.overlay.map(|overlay| overlay.snapshot(range)).unwrap_or_default();
@@ -137,7 +137,7 @@ impl File {
     ) -> Result<Attempt<()>> {
         let mut guard = self.state.write();
         let state = &mut *guard;
-        self.check_end(state, range)?;
+        self.check_end(state, access.id, range)?;
         self.check_registered(state, access.id)?;
         let range = range.intersect(ByteRange::new(0, state.size));
         let (mut clean, mut missing, mut new) = (SmallVec::<[Option<Bytes>; 4]>::new(), Vec::new(), 0u64);
@@ -189,7 +189,7 @@ impl File {
         data: &[u8],
     ) -> Result<Attempt<()>> {
         let state = self.state.read();
-        self.check_end(&state, range)?;
+        self.check_end(&state, access.id, range)?;
         self.check_registered(&state, access.id)?;
         let range = range.intersect(ByteRange::new(0, state.size));
         let (mut bases, mut missing) = (SmallVec::<[(PageIndex, Bytes); 2]>::new(), Vec::new());
@@ -226,7 +226,7 @@ impl File {
         }
     }
 
-    fn check_end(&self, state: &FileState, range: ByteRange) -> Result<()> {
+    fn check_end(&self, state: &FileState, id: MmapId, range: ByteRange) -> Result<()> {
         if range.end() <= state.mapped_end() {
             return Ok(());
         }
@@ -235,6 +235,7 @@ impl File {
             Errno::SigBus,
             format!("bytes {range} of {path} reach pages wholly beyond the end of the file, which has {size} bytes"),
         )
+        .with("mmap_id", id)
         .with("path", path)
         .with("offset", range.start())
         .with("end", range.end())

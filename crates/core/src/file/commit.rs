@@ -123,7 +123,7 @@ impl File {
                 }
                 state.stale
             };
-            self.location.mount.require_writable().await?;
+            self.require_writable().await?;
             if stale {
                 // It may have become what it was, or ours.
                 self.refresh_holding_commit().await?;
@@ -260,7 +260,7 @@ impl File {
             if let Some(stat) = seen.filter(|stat| stat.size == size) {
                 return Ok((size, stat.version));
             }
-            self.location.mount.require_writable().await?;
+            self.require_writable().await?;
             match self.write_size(base, size).await {
                 Ok(version) => return Ok((size, version)),
                 Err(StoreFault::Changed | StoreFault::Missing | StoreFault::Exists) => {}
@@ -309,7 +309,7 @@ impl File {
             if file.refresh_holding_commit().await?.is_none() {
                 return Err(file.gone_error());
             }
-            file.location.mount.require_writable().await?;
+            file.require_writable().await?;
             let _closed = file.close_to_mappings()?;
             let removed = file.location.mount.store().remove(&file.location.name).await;
             removed.map_err(|fault| fault.into_error(&file.path))?;

@@ -33,6 +33,7 @@ pub use state::{MapUse, Registered};
 use self::commit::Waiter;
 use self::state::FileState;
 use crate::caller::MmapId;
+use crate::error::Result;
 use crate::path::FilePath;
 use crate::shared::Shared;
 use crate::units::{ByteRange, MAX_OFFSET};
@@ -170,6 +171,17 @@ impl File {
     /// Unsynced bytes of it, in whole pages.
     pub fn dirty_bytes(&self) -> u64 {
         self.state.read().unsynced_bytes(WHOLE)
+    }
+
+    /// Whether the store has something else than the unsynced pages are based on.
+    pub fn is_stale(&self) -> bool {
+        self.state.read().stale
+    }
+
+    /// # Errors
+    /// EROFS if its mount cannot be written, EIO if its store does not say.
+    pub async fn require_writable(&self) -> Result<()> {
+        self.location.mount.require_writable().await.map_err(|error| error.with("path", &self.path))
     }
 
     /// Whether nothing would be lost by forgetting it.

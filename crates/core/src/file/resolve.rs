@@ -223,12 +223,12 @@ impl File {
         self.shared.finish(work).await
     }
 
-    /// Keeps everything that is unsynced aside, because nobody will store it any more. Answers the bytes.
+    /// Keeps everything that is unsynced aside, because nobody will store it any more, also what is on its way
+    /// to a store that does not answer. Answers the bytes.
     ///
     /// # Errors
     /// EIO if the state directory cannot take them.
     pub async fn abandon(&self, why: &str) -> Result<u64> {
-        let _commit = self.commit.lock().await;
         let bytes = self.dirty_bytes();
         self.keep_aside(WHOLE, why, |_| {}).await?;
         Ok(bytes)

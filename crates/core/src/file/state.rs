@@ -217,7 +217,6 @@ impl FileState {
             return;
         }
         let cut = BlockIndex::of(size);
-        #[expect(clippy::cast_possible_truncation, reason = "less than BLOCK_SIZE")]
         let keep = (size % BLOCK_SIZE) as usize;
         self.recall_from(cut);
         let first_gone = BlockIndex(size.div_ceil(BLOCK_SIZE));

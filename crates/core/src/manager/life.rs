@@ -22,6 +22,8 @@ use crate::writeback;
 /// How often processes are looked through, at most and at least.
 const SWEEP_MAX: Duration = Duration::from_secs(1);
 const SWEEP_MIN: Duration = Duration::from_millis(20);
+/// How long a store is waited for, a file, to learn why its bytes could not be stored.
+const LAST_LOOK: Duration = Duration::from_millis(500);
 
 /// A live attachment of a process; dropping it detaches the process and starts its grace time.
 #[derive(Debug)]
@@ -189,9 +191,11 @@ impl MmapManager {
         self.stopped.cancel();
         let mut report = ShutdownReport { synced_bytes: before, ..ShutdownReport::default() };
         for file in self.files.select(|file| file.dirty_bytes() > 0) {
-            let why = match file.location().mount.check().await {
-                Ok(()) => "there was not enough time, or the file changed in its store".to_owned(),
-                Err(error) => error.message().to_owned(),
+            let why = match tokio::time::timeout(LAST_LOOK, file.refresh()).await {
+                Ok(Ok(_)) if file.is_stale() => "the file changed in its store".to_owned(),
+                Ok(Ok(_)) => "there was not enough time".to_owned(),
+                Ok(Err(error)) => error.message().to_owned(),
+                Err(_) => "its store does not answer".to_owned(),
             };
             let (bytes, kept) = (file.dirty_bytes(), file.abandon("the server shut down").await);
             let why = match kept {

@@ -11,7 +11,7 @@ use crate::flags::{MapFlags, ProtFlags};
 use crate::mapping::MmapEntry;
 use crate::path::FilePath;
 use crate::table::FileRef;
-use crate::units::{ByteRange, MAX_OFFSET};
+use crate::units::ByteRange;
 
 /// How often a mapping is tried again because its file was being removed.
 const REMOVALS_MAX: u32 = 8;
@@ -44,7 +44,7 @@ impl MmapManager {
         let path = FilePath::parse(&request.path)?;
         match request.length {
             Some(length) => drop(ByteRange::checked(request.offset, length)?),
-            None => drop(ByteRange::checked(request.offset, 1).map_err(|error| error_at_offset(&error, &request))?),
+            None => drop(ByteRange::checked(request.offset, 1)?),
         }
         if request.create == Create::Exclusive {
             return Err(Error::invalid("create", "mmap cannot create exclusively: use TruncateFile"));
@@ -58,7 +58,7 @@ impl MmapManager {
         let _call = self.processes.get(&owner).map(|process| process.begin_call());
         let file = self.files.acquire(&path)?;
         if request.prot.can_write() && request.flags == MapFlags::Shared {
-            file.location().mount.require_writable().await?;
+            file.require_writable().await?;
         }
         for _ in 0..REMOVALS_MAX {
             let range = self.find_range(&file, &request).await?;
@@ -215,15 +215,5 @@ impl Drop for UndoGuard<'_> {
         if let Some(entry) = self.entry {
             self.manager.drop_mapping(entry, Leaving::Synced);
         }
-    }
-}
-
-fn error_at_offset(error: &Error, request: &MapRequest) -> Error {
-    let offset = request.offset;
-    match error.errno() {
-        Errno::Inval => Error::invalid("offset", format!("offset {offset} is beyond the largest offset {MAX_OFFSET}"))
-            .with("offset", offset)
-            .with("max", MAX_OFFSET),
-        _ => error.clone(),
     }
 }

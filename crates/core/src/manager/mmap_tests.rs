@@ -118,20 +118,14 @@ async fn mmap_example_large_file_processing() -> crate::error::Result<()> {
 
     // Map large file into memory for random access
     let mmap_id = mmap_manager
-        .mmap(
-            pid,
-            "/data/large_dataset.bin".to_string(),
-            0,
-            file_size,
-            ProtFlags::PROT_READ,
-            MapFlags::Private,
-        )
+        .mmap(pid, "/data/large_dataset.bin".to_string(), 0, file_size, ProtFlags::PROT_READ, MapFlags::Private)
         .await?;
 
     // Read specific sections efficiently
+    let at = |position: u64| usize::try_from(position).unwrap();
     for (offset, chunk_size) in [(0, 10), (BLOCK_SIZE - 5, 10), (1000, 3 * BLOCK_SIZE), (file_size - 1, 1)] {
         let chunk = mmap_manager.read(pid, mmap_id, offset, chunk_size).await?;
-        assert_eq!(chunk, file[offset as usize..(offset + chunk_size) as usize]);
+        assert_eq!(chunk, file[at(offset)..at(offset + chunk_size)]);
     }
     Ok(())
 }

@@ -182,7 +182,7 @@ impl v1::process_service_server::ProcessService for Service {
     }
 
     async fn exit(&self, request: Request<v1::ExitRequest>) -> Answer<v1::ExitResponse> {
-        self.run("Exit", request, |world, caller, _| world.exit(caller.pid()?)).await
+        self.run("Exit", request, |world, caller, request| world.exit(caller.pid()?, request.discard)).await
     }
 
     async fn list_processes(&self, request: Request<v1::ListProcessesRequest>) -> Answer<v1::ListProcessesResponse> {

@@ -131,9 +131,16 @@ impl World {
         Ok(v1::AttachResponse { pid, grace_ms: u64::try_from(self.grace.as_millis()).unwrap_or(u64::MAX) })
     }
 
-    pub(crate) fn exit(&mut self, pid: u32) -> Result<v1::ExitResponse, Status> {
+    pub(crate) fn exit(&mut self, pid: u32, discard: bool) -> Result<v1::ExitResponse, Status> {
         if !self.processes.contains_key(&pid) {
             return Err(refuse(Reason::Srch, format!("there is no process {pid}"), &[("pid", pid.to_string())]));
+        }
+        if discard {
+            for mapping in self.mappings.values().filter(|mapping| mapping.pid == pid) {
+                if let Some(file) = self.files.get_mut(&mapping.request.path) {
+                    file.data.clone_from(&file.stored);
+                }
+            }
         }
         let (unmapped, synced_bytes) = self.end_process(pid);
         Ok(v1::ExitResponse { unmapped, synced_bytes })
