@@ -148,11 +148,6 @@ impl File {
     /// Takes a cut and writes it back.
     async fn write_cut(&self, ranges: &[ByteRange]) -> StoreResult<(Cut, Option<Version>)> {
         let traits = self.location.mount.store().traits();
-        let memory = {
-            let size = self.state.read().size;
-            if size <= traits.rewrites_up_to { size } else { 0 }
-        };
-        let _memory = self.shared.inflight.take(memory).await;
         let (change, mut guard) = {
             let mut state = self.state.write();
             let Some(version) = state.base.clone() else { return Err(StoreFault::Missing) };

@@ -18,6 +18,8 @@ mod info;
 mod life;
 #[cfg(test)]
 mod mmap_tests;
+#[cfg(test)]
+mod fault_tests;
 
 use std::sync::Arc;
 
