@@ -49,7 +49,7 @@ fn promised(page: &str) -> Vec<(usize, Vec<&str>)> {
 #[test]
 fn every_promise_names_tests_that_exist() {
     let mut files = Vec::new();
-    sources(&paths::workspace(), &mut files);
+    sources(paths::workspace(), &mut files);
     let texts: Vec<String> = files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
     let known: BTreeSet<&str> = texts.iter().flat_map(|text| tests_of(text)).collect();
     let page = std::fs::read_to_string(paths::workspace().join("docs/SEMANTICS.md")).unwrap();
