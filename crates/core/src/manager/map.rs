@@ -193,7 +193,7 @@ impl MmapManager {
     ///
     /// # Errors
     /// Those of [`MmapManager::sync`].
-    pub async fn msync(self: &Arc<Self>, caller: impl Into<Caller>, id: MmapId) -> Result<super::Synced> {
+    pub async fn msync(self: &Arc<Self>, caller: impl Into<Caller>, id: MmapId) -> Result<Synced> {
         self.sync(caller, id, SyncRequest { wait: SyncWait::Stored, ..SyncRequest::default() }).await
     }
 }
