@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::MmapManager;
-use super::api::{Caller, Create, MapRequest, Mapped, MmapId, Populate, ProcessKey, SyncRequest, SyncWait, Unsynced};
+use super::api::{
+    Caller, Create, MapRequest, Mapped, MmapId, Populate, ProcessKey, SyncRequest, SyncWait, Synced, Unsynced,
+};
 use crate::capability::Capability;
 use crate::error::{Errno, Error, Result};
 use crate::file::{Leaving, MakeFile};
