@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::MmapManager;
-use super::api::{Caller, Create, MapRequest, Mapped, MmapId, Populate, ProcessKey, SyncRequest, SyncWait, Unsynced};
+use super::api::{
+    Caller, Create, MapRequest, Mapped, MmapId, Populate, ProcessKey, SyncRequest, SyncWait, Synced, Unsynced,
+};
 use crate::capability::Capability;
 use crate::error::{Errno, Error, Result};
 use crate::file::{Leaving, MakeFile};
@@ -193,7 +195,7 @@ impl MmapManager {
     ///
     /// # Errors
     /// Those of [`MmapManager::sync`].
-    pub async fn msync(self: &Arc<Self>, caller: impl Into<Caller>, id: MmapId) -> Result<super::Synced> {
+    pub async fn msync(self: &Arc<Self>, caller: impl Into<Caller>, id: MmapId) -> Result<Synced> {
         self.sync(caller, id, SyncRequest { wait: SyncWait::Stored, ..SyncRequest::default() }).await
     }
 }

@@ -3,8 +3,8 @@
 //! - `api`: what the syscalls take and answer
 //! - `map`: mmap and munmap
 //! - `access`: read, write, msync
-//! - `files`: stat, list, truncate, remove
 //! - `info`: stats and lists
+//! - `files`: stat, list, truncate, remove
 //! - `life`: attach, exit, the end of processes and of the manager
 //!
 //! Order of checks in every call: EINVAL, EACCES, then EBADF or ENOENT, then SEGV_MAPERR, SEGV_ACCERR, SIGBUS.
@@ -13,8 +13,8 @@
 mod api;
 mod map;
 mod access;
-mod files;
 mod info;
+mod files;
 mod life;
 #[cfg(test)]
 mod mmap_tests;
