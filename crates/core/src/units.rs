@@ -73,7 +73,7 @@ impl ByteRange {
         match offset.checked_add(length) {
             Some(end) if end <= MAX_OFFSET => Ok(Self { start: offset, end }),
             _ => Err(Error::invalid(
-                if offset >= MAX_OFFSET { "offset" } else { "length" },
+                "length",
                 format!("offset {offset} + length {length} is beyond the largest offset {MAX_OFFSET}"),
             )
             .with("offset", offset)
