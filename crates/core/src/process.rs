@@ -115,6 +115,12 @@ impl Process {
         Ok(())
     }
 
+    /// # Errors
+    /// EBUSY if it is ending.
+    pub fn check_live(&self) -> Result<()> {
+        if self.life.lock().phase == Phase::Live { Ok(()) } else { Err(ending(&self.key)) }
+    }
+
     /// Takes a mapping off its list.
     pub fn remove_mapping(&self, id: MmapId) {
         self.life.lock().mappings.remove(&id);

@@ -8,7 +8,7 @@ use crate::reference::PAGE;
 use crate::world::Trouble;
 
 /// Files of a sequence.
-pub(crate) const FILES: usize = 2;
+pub(crate) const FILES: usize = 4;
 
 /// One operation; mappings are named by their place in the list of those that live.
 #[derive(Clone, Debug)]

@@ -35,10 +35,18 @@ impl File {
             let file = Arc::clone(self);
             self.shared.tasks.spawn(async move { file.fetch(run).await });
         }
-        for flight in &flights {
-            flight.wait().await?;
-        }
-        Ok(flights)
+        let landing = async {
+            for flight in &flights {
+                flight.wait().await?;
+            }
+            Ok(())
+        };
+        // Also where many fetches wait for memory, one that a dead store holds up ends in time.
+        let limit = self.shared.limits.store_timeout;
+        let landed: Result<()> = tokio::time::timeout(limit, landing)
+            .await
+            .unwrap_or_else(|_| Err(StoreFault::timed_out(limit.as_secs()).into_error(&self.path)));
+        landed.map(|()| flights)
     }
 
     /// The flights of `missing`, and the runs of new ones that are to be fetched.

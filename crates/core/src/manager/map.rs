@@ -127,6 +127,11 @@ impl MmapManager {
             return Ok(None);
         }
         self.mappings.insert(id, Arc::clone(&entry));
+        // Whoever began to end the process before the mapping could be found would leave it behind.
+        if let Err(ending) = process.check_live() {
+            self.drop_mapping(&entry, Leaving::Synced);
+            return Err(ending);
+        }
         Ok(Some(entry))
     }
 
