@@ -20,6 +20,8 @@ mod life;
 mod mmap_tests;
 #[cfg(test)]
 mod fault_tests;
+#[cfg(test)]
+mod race_tests;
 
 use std::sync::Arc;
 
