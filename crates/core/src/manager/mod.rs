@@ -22,6 +22,8 @@ mod mmap_tests;
 mod fault_tests;
 #[cfg(test)]
 mod race_tests;
+#[cfg(test)]
+mod end_tests;
 
 use std::sync::Arc;
 

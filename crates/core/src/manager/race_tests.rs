@@ -1,5 +1,5 @@
 //! Unit tests of races that a single-threaded model cannot see: a store's answer is held back while something
-//! else happens to the file, to the mapping or to the process.
+//! else happens to the file. `end_tests` has those about the end of a mapping, a process or a file.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ const BLOCKS: u64 = 10;
 
 impl World {
     /// Somebody else replaces `/f`, with an attempt's mark if `commit` is given.
-    async fn replace(&self, data: &[u8], commit: Option<CommitId>) {
+    pub(super) async fn replace(&self, data: &[u8], commit: Option<CommitId>) {
         let stat = self.inner.stat("f").await.unwrap();
         let patches = vec![Patch { offset: 0, data: Bytes::copy_from_slice(data), dirty: true }];
         let base = Base::At { version: stat.version, size: stat.size };
@@ -31,7 +31,7 @@ impl World {
     }
 
     /// The next call of this kind takes effect, and is answered on release.
-    fn hold_back(&self, call: Call) {
+    pub(super) fn hold_back(&self, call: Call) {
         self.chaos.push(call, Fault::HangAfter);
     }
 
@@ -40,7 +40,7 @@ impl World {
         tokio::spawn(async move { manager.read(pid, id, offset, length).await.unwrap().into_bytes().to_vec() })
     }
 
-    async fn byte(&self, pid: u32, id: MmapId, offset: u64) -> u8 {
+    pub(super) async fn byte(&self, pid: u32, id: MmapId, offset: u64) -> u8 {
         self.manager.read(pid, id, offset, 1).await.unwrap().into_bytes()[0]
     }
 
@@ -53,7 +53,7 @@ impl World {
         self.manager.truncate_file(1, "/f", size, Create::Never).await
     }
 
-    fn file(&self) -> FileRef {
+    pub(super) fn file(&self) -> FileRef {
         self.manager.files.get(&FilePath::parse("/f").unwrap()).unwrap()
     }
 }
@@ -129,10 +129,8 @@ async fn a_read_whose_file_is_replaced_meanwhile_sees_one_version() {
     world.chaos.push(Call::Read, Fault::Pass);
     world.hold_back(Call::Read);
     let read = world.spawn_read(1, id, 0, 3 * BLOCK_SIZE);
-    eventually("one of two fetches hangs", || {
-        world.chaos.hanging() == 1 && world.chaos.calls(Call::Read) == reads + 2
-    })
-    .await;
+    eventually("one of two fetches hangs", || world.chaos.hanging() == 1 && world.chaos.calls(Call::Read) == reads + 2)
+        .await;
     world.replace(&vec![2; 10 * BLOCK_LEN], None).await;
     world.manager.stat_file(1, "/f").await.unwrap();
     world.chaos.release();
@@ -193,124 +191,64 @@ async fn somebody_who_puts_an_older_state_of_ours_back_is_noticed() {
 }
 
 #[tokio::test]
-async fn a_write_during_munmaps_sync_is_refused_or_stored() {
+async fn a_discard_waits_for_the_write_back_that_is_under_way() {
+    let world = World::new().await;
+    let (writer, reader) = (world.map(1).await, world.map_read_only(2).await);
+    world.manager.write(1, writer, 0, b"x").await.unwrap();
+    world.chaos.push(Call::WriteBack, Fault::Hang);
+    let manager = Arc::clone(&world.manager);
+    let sync = tokio::spawn(async move { manager.msync(1, writer).await });
+    world.hanging(1).await;
+    let manager = Arc::clone(&world.manager);
+    let discard = tokio::spawn(async move { manager.unmap(1, writer, Unsynced::Discard).await });
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    // Whatever this read brings in must not outlive the change that is on its way.
+    world.byte(2, reader, 0).await;
+    world.chaos.release();
+    assert_eq!(sync.await.unwrap().unwrap().bytes, PAGE_SIZE);
+    discard.await.unwrap().unwrap();
+    assert_eq!((world.byte(2, reader, 0).await, world.stored().await[0]), (b'x', b'x'));
+}
+
+#[tokio::test]
+async fn giving_pages_up_after_a_lost_reply_is_no_conflict_for_the_other_pages() {
+    let world = World::new().await;
+    let length = BLOCK_SIZE;
+    let map = |offset| world.manager.mmap(1, "/f".into(), offset, length, ProtFlags::read_write(), MapFlags::Shared);
+    let (front, back) = (map(0).await.unwrap(), map(length).await.unwrap());
+    world.manager.write(1, front, 0, b"b").await.unwrap();
+    world.manager.write(1, back, 0, b"c").await.unwrap();
+    world.chaos.push(Call::WriteBack, Fault::FailAfter);
+    assert_eq!(world.manager.msync(1, front).await.unwrap_err().errno(), Errno::Io);
+    world.manager.unmap(1, front, Unsynced::Discard).await.unwrap();
+    assert_eq!(world.manager.msync(1, back).await.unwrap().bytes, PAGE_SIZE);
+    assert_eq!(world.stored().await[BLOCK_LEN], b'c');
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_in_the_middle_of_a_truncation_leaves_it_to_be_finished() {
     let world = World::new().await;
     let id = world.map(1).await;
-    world.manager.write(1, id, 0, b"a").await.unwrap();
     world.hold_back(Call::WriteBack);
     let manager = Arc::clone(&world.manager);
-    let unmap = tokio::spawn(async move { manager.munmap(1, id).await });
-    world.hanging(1).await;
-    world.manager.write(1, id, 0, b"b").await.unwrap();
-    world.chaos.release();
-    assert_eq!(unmap.await.unwrap().unwrap(), PAGE_SIZE);
-    eventually("what was acknowledged is stored", || world.file().dirty_bytes() == 0).await;
-    assert_eq!(world.stored().await[0], b'b');
-    assert_eq!(world.manager.write(1, id, 0, b"c").await.unwrap_err().errno(), Errno::BadF);
-}
-
-#[tokio::test]
-async fn a_write_that_waits_for_a_block_while_its_mapping_goes_is_refused() {
-    for flags in [MapFlags::Shared, MapFlags::Private] {
-        let world = World::new().await;
-        let length = BLOCKS * BLOCK_SIZE;
-        let id = world.manager.mmap(1, "/f".into(), 0, length, ProtFlags::read_write(), flags).await.unwrap();
-        world.hold_back(Call::Read);
-        let manager = Arc::clone(&world.manager);
-        let write = tokio::spawn(async move { manager.write(1, id, 5, b"late").await });
-        world.hanging(1).await;
-        world.manager.munmap(1, id).await.unwrap();
-        world.chaos.release();
-        assert_eq!(write.await.unwrap().unwrap_err().errno(), Errno::BadF);
-        assert_eq!((world.file().dirty_bytes(), world.manager.shared.private.used()), (0, 0));
-    }
-}
-
-#[tokio::test]
-async fn a_mapping_made_while_its_process_ends_is_refused_and_leaves_nothing() {
-    let world = World::new().await;
-    let id = world.map(1).await;
-    world.manager.write(1, id, 0, b"x").await.unwrap();
-    world.hold_back(Call::WriteBack);
-    let exit = {
-        let manager = Arc::clone(&world.manager);
-        tokio::spawn(async move { manager.exit(1, false).await })
-    };
-    world.hanging(1).await;
-    let late = world.manager.mmap(1, "/f".into(), 0, 1, ProtFlags::PROT_READ, MapFlags::Shared).await;
-    assert_eq!(late.unwrap_err().errno(), Errno::Busy);
-    // One end at a time.
-    assert_eq!(world.manager.exit(1, false).await.unwrap_err().errno(), Errno::Srch);
-    assert_eq!(world.manager.cleanup_process(1).await, 0);
-    world.chaos.release();
-    assert_eq!(exit.await.unwrap().unwrap(), Exited { unmapped: 1, synced_bytes: PAGE_SIZE });
-    assert_eq!((world.file().mapped_by(), world.manager.mappings.len()), (0, 0));
-}
-
-#[tokio::test]
-async fn a_caller_that_goes_away_in_the_middle_of_an_exit_leaves_it_to_be_finished() {
-    let world = World::new().await;
-    let id = world.map(1).await;
-    world.manager.write(1, id, 0, b"x").await.unwrap();
-    world.hold_back(Call::WriteBack);
-    let manager = Arc::clone(&world.manager);
-    let caller = tokio::spawn(async move { manager.exit(1, false).await });
+    let caller = tokio::spawn(async move { manager.truncate_file(1, "/f", 5, Create::Never).await });
     world.hanging(1).await;
     caller.abort();
     assert!(caller.await.unwrap_err().is_cancelled());
     world.chaos.release();
-    eventually("the process is gone", || world.manager.mappings.is_empty()).await;
-    assert_eq!(world.manager.exit(1, false).await.unwrap_err().errno(), Errno::Srch);
-    assert_eq!(world.stored().await[0], b'x');
+    eventually("the end has moved", || world.manager.stats(1, id).unwrap().file_size == 5).await;
 }
 
 #[tokio::test]
-async fn an_exit_that_fails_leaves_the_process_alive_and_can_be_repeated() {
+async fn a_file_that_was_removed_and_is_made_again_has_zeros_beside_the_unsynced_pages() {
     let world = World::new().await;
     let id = world.map(1).await;
+    assert_eq!((world.byte(1, id, 0).await, world.byte(1, id, 5 * BLOCK_SIZE).await), (1, 1));
     world.manager.write(1, id, 0, b"x").await.unwrap();
-    world.chaos.push(Call::WriteBack, Fault::FailBefore);
-    assert_eq!(world.manager.exit(1, false).await.unwrap_err().errno(), Errno::Io);
-    assert_eq!(world.byte(1, id, 0).await, b'x');
-    assert_eq!(world.manager.exit(1, false).await.unwrap().synced_bytes, PAGE_SIZE);
-}
-
-#[tokio::test]
-async fn a_mapping_while_its_file_is_being_removed_is_of_no_file_at_all() {
-    let world = World::new().await;
-    for fault in [Fault::Hang, Fault::HangAfter] {
-        if world.inner.stat("f").await.is_err() {
-            world.put("f", &[1; 10]).await;
-        }
-        world.chaos.push(Call::Remove, fault);
-        let manager = Arc::clone(&world.manager);
-        let remove = tokio::spawn(async move { manager.remove_file(2, "/f").await });
-        world.hanging(1).await;
-        let manager = Arc::clone(&world.manager);
-        let map = tokio::spawn(async move {
-            manager.mmap(1, "/f".into(), 0, 1, ProtFlags::PROT_READ, MapFlags::Shared).await
-        });
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        assert_eq!(world.file().mapped_by(), 0);
-        world.chaos.release();
-        remove.await.unwrap().unwrap();
-        assert_eq!(map.await.unwrap().unwrap_err().errno(), Errno::NoEnt);
-        assert_eq!(world.manager.mappings.len(), 0);
-    }
-}
-
-#[tokio::test]
-async fn two_processes_that_end_at_once_leave_every_byte_in_the_store() {
-    let world = World::new().await;
-    let (first, second) = (world.map(1).await, world.map(2).await);
-    world.manager.write(1, first, 0, b"a").await.unwrap();
-    world.manager.write(2, second, PAGE_SIZE, b"b").await.unwrap();
-    for _ in 0..2 {
-        world.chaos.push(Call::WriteBack, Fault::FailBefore);
-    }
-    let ends = tokio::join!(world.manager.cleanup_process(1), world.manager.cleanup_process(2));
-    assert_eq!(ends, (1, 1));
-    eventually("both are stored", || world.file().dirty_bytes() == 0 && !world.file().has_orphans()).await;
-    let stored = world.stored().await;
-    assert_eq!((stored[0], stored[PAGE_LEN]), (b'a', b'b'));
+    world.inner.remove("f").await.unwrap();
+    assert_eq!(world.manager.msync(1, id).await.unwrap_err().errno(), Errno::Stale);
+    world.manager.truncate_file(1, "/f", BLOCKS * BLOCK_SIZE, Create::IfMissing).await.unwrap();
+    assert_eq!((world.byte(1, id, 0).await, world.byte(1, id, 1).await), (b'x', 1));
+    assert_eq!((world.byte(1, id, PAGE_SIZE).await, world.byte(1, id, 5 * BLOCK_SIZE).await), (0, 0));
+    assert_eq!(world.manager.msync(1, id).await.unwrap().bytes, PAGE_SIZE);
 }
