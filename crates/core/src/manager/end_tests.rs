@@ -10,8 +10,8 @@ use crate::error::Errno;
 use crate::file::Leaving;
 use crate::flags::{MapFlags, ProtFlags};
 use crate::units::{BLOCK_LEN, BLOCK_SIZE, PAGE_LEN, PAGE_SIZE};
-use crate::vfs::FileStore as _;
 use crate::vfs::chaos::{Call, Fault};
+use crate::vfs::{FileStore, Mount};
 
 #[tokio::test]
 async fn a_write_during_munmaps_sync_is_refused_or_stored() {
@@ -182,4 +182,31 @@ async fn a_populate_that_fails_leaves_no_mapping() {
     };
     assert_eq!(world.manager.map(1, request).await.unwrap_err().errno(), Errno::Io);
     assert_eq!((world.file().mapped_by(), world.manager.mappings.len()), (0, 0));
+}
+
+#[tokio::test]
+async fn what_is_written_while_pages_are_being_kept_aside_is_kept_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut world = World::new().await;
+    let mount = Mount::with_store("/", Arc::clone(&world.chaos) as Arc<dyn FileStore>).unwrap();
+    let (vfs, state) = (Vfs::new(vec![mount]).unwrap(), StateDir::open(folder.path()).unwrap());
+    world.manager = MmapManager::open(vfs, state, world.manager.limits().clone()).unwrap();
+    let id = world.map(1).await;
+    let mut last = 1u8;
+    world.manager.write(1, id, BLOCK_SIZE, &[last; PAGE_LEN]).await.unwrap();
+    world.replace(&[7; 10], None).await;
+    let force = SyncRequest { on_change: OnChange::Force, ..SyncRequest::default() };
+    let manager = Arc::clone(&world.manager);
+    let sync = tokio::spawn(async move { manager.sync(1, id, force).await });
+    // Some bytes are written while the first ones are on their way to the disk.
+    while last < 10 && world.manager.write(1, id, BLOCK_SIZE, &[last + 1; PAGE_LEN]).await.is_ok() {
+        last += 1;
+        tokio::task::yield_now().await;
+    }
+    sync.await.unwrap().unwrap();
+    assert!(last > 1, "nothing was written meanwhile");
+    let kept = |conflict: &crate::aside::Conflict| {
+        std::fs::read(folder.path().join("conflicts").join(format!("{}.pages", conflict.id))).unwrap()
+    };
+    assert!(world.manager.conflicts().unwrap().iter().any(|conflict| kept(conflict) == [last; PAGE_LEN]));
 }

@@ -252,3 +252,22 @@ async fn a_file_that_was_removed_and_is_made_again_has_zeros_beside_the_unsynced
     assert_eq!((world.byte(1, id, PAGE_SIZE).await, world.byte(1, id, 5 * BLOCK_SIZE).await), (0, 0));
     assert_eq!(world.manager.msync(1, id).await.unwrap().bytes, PAGE_SIZE);
 }
+
+#[tokio::test]
+async fn giving_up_a_block_that_was_synced_in_part_shows_the_part_that_was_synced() {
+    // The rest of the block is brought in by the first read, before the block is dirty or after.
+    for page_read_first in [0, 1] {
+        let world = World::new().await;
+        let (writer, reader) = (world.map(1).await, world.map_read_only(2).await);
+        if page_read_first == 0 {
+            assert_eq!(world.byte(2, reader, 0).await, 1);
+        }
+        world.manager.write(1, writer, 0, &[2; PAGE_LEN]).await.unwrap();
+        assert_eq!(world.byte(2, reader, PAGE_SIZE).await, 1);
+        world.manager.write(1, writer, 2 * PAGE_SIZE, &[3; PAGE_LEN]).await.unwrap();
+        let first_page = SyncRequest { length: Some(PAGE_SIZE), ..SyncRequest::default() };
+        assert_eq!(world.manager.sync(1, writer, first_page).await.unwrap().bytes, PAGE_SIZE);
+        world.manager.unmap(1, writer, Unsynced::Discard).await.unwrap();
+        assert_eq!((world.byte(2, reader, 0).await, world.byte(2, reader, 2 * PAGE_SIZE).await), (2, 1));
+    }
+}
