@@ -225,6 +225,16 @@ mod tests {
     }
 
     #[test]
+    fn an_id_drawn_after_a_clean_end_is_not_used_again_either() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDir::open(folder.path()).unwrap();
+        state.close().unwrap();
+        let late = state.new_id().unwrap();
+        drop(state);
+        assert!(StateDir::open(folder.path()).unwrap().new_id().unwrap() > late);
+    }
+
+    #[test]
     fn a_second_server_is_kept_out() {
         let folder = tempfile::tempdir().unwrap();
         let _first = StateDir::open(folder.path()).unwrap();

@@ -37,17 +37,20 @@ impl Run {
             Op::Truncate { file, size, create } => self.truncate(file, size, create, trouble).await,
             Op::Remove { file } => self.remove(file, trouble).await,
             Op::Outside { file, content } => {
-                let content = content.map(|(size, byte)| vec![byte; size]);
-                self.world.put(file, content.as_deref()).await;
-                let changed = content.is_some() || self.model.files[file].stored.is_some();
-                if changed {
-                    self.model.files[file].put(content);
-                }
+                self.outside(file, content.map(|(size, byte)| patterned(size, byte))).await;
             }
         }
         self.world.chaos.calm();
         for file in 0..FILES {
             assert!(self.world.peek(file).await == self.model.files[file].stored, "file {file} in the store differs");
+        }
+    }
+
+    /// Somebody else changes or removes the file.
+    async fn outside(&mut self, file: usize, content: Option<Vec<u8>>) {
+        self.world.put(file, content.as_deref()).await;
+        if content.is_some() || self.model.files[file].stored.is_some() {
+            self.model.files[file].put(content);
         }
     }
 
@@ -498,6 +501,11 @@ impl Run {
     }
 }
 
+/// Content in which no page is like the next, and no byte is zero: zeros would hide bytes that got lost.
+fn patterned(size: usize, byte: u8) -> Vec<u8> {
+    (0..size).map(|position| byte.wrapping_add(u8::try_from(position / 512 % 251).unwrap()) | 1).collect()
+}
+
 #[test]
 fn every_sequence_of_operations_comes_to_what_plain_byte_vectors_come_to() {
     let cases = std::env::var("MMAP_MODEL_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(3000);
@@ -509,6 +517,10 @@ fn every_sequence_of_operations_comes_to_what_plain_byte_vectors_come_to() {
             let mut model = Reference::default();
             model.files.resize_with(FILES, Default::default);
             let mut run = Run { world: World::new(), model };
+            // All but one are there from the start.
+            for (file, size) in [3 * PAGE + 5, 2 * 65_536 + 77, 150_000].into_iter().enumerate() {
+                run.outside(file, Some(patterned(size, 1))).await;
+            }
             for (op, trouble) in steps {
                 run.step(op, trouble).await;
             }

@@ -57,7 +57,7 @@ pub(crate) fn op() -> impl Strategy<Value = Op> {
             |(mapping, range, on_change)| Op::Sync { mapping, range, on_change }),
         1 => (any::<usize>(), how).prop_map(|(mapping, how)| Op::Unmap { mapping, how }),
         1 => (1..4u32, any::<bool>()).prop_map(|(pid, discard)| Op::Exit { pid, discard }),
-        1 => (0..FILES, position(), any::<bool>()).prop_map(|(file, size, create)| Op::Truncate { file, size, create }),
+        2 => (0..FILES, position(), any::<bool>()).prop_map(|(file, size, create)| Op::Truncate { file, size, create }),
         1 => (0..FILES).prop_map(|file| Op::Remove { file }),
         1 => (0..FILES, prop::option::weighted(0.9, (position(), any::<u8>()))).prop_map(
             |(file, content)| Op::Outside { file, content }),

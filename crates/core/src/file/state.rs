@@ -308,3 +308,59 @@ impl FileState {
         Observed::Conflict
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::Reservation;
+
+    const OURS: CommitId = CommitId(uuid::Uuid::from_u128(1));
+
+    /// A file of one unsynced page at version `one`, with an attempt to store it whose answer was not seen.
+    fn attempted() -> FileState {
+        let mut state = FileState::new(ContentId(1));
+        (state.base, state.size) = (Some(Version::new("one")), PAGE_SIZE);
+        let mut block = DirtyBlock::new(None, Reservation::default());
+        block.write(0, &[1; PAGE_LEN], PageMask(1));
+        state.dirty.insert(BlockIndex(0), block);
+        state.remember(Attempt { commit: OURS, size: PAGE_SIZE });
+        state
+    }
+
+    fn stat(version: &str, commit: Option<CommitId>) -> Stat {
+        Stat { size: PAGE_SIZE, version: Version::new(version), modified: std::time::SystemTime::UNIX_EPOCH, commit }
+    }
+
+    #[test]
+    fn an_attempt_that_lands_late_is_ours_until_its_pages_are_given_up() {
+        let cache = BlockCache::new(1 << 20);
+        let landed = stat("two", Some(OURS));
+        let mut kept = attempted();
+        assert_eq!(kept.observe(&cache, Some(&landed), 0, ContentId(2)), Observed::Current);
+        assert_eq!((kept.content, kept.base), (ContentId(1), Some(Version::new("two"))));
+        let mut given_up = attempted();
+        given_up.forget(ByteRange::new(0, PAGE_SIZE), |_| true);
+        assert_eq!(given_up.observe(&cache, Some(&landed), 0, ContentId(2)), Observed::Replaced);
+        assert_eq!(given_up.content, ContentId(2));
+    }
+
+    #[test]
+    fn what_a_store_without_marks_shows_during_a_change_of_ours_is_not_taken_for_somebody_elses() {
+        let cache = BlockCache::new(1 << 20);
+        let mut state = attempted();
+        state.committing = true;
+        assert_eq!(state.observe(&cache, Some(&stat("two", None)), 0, ContentId(2)), Observed::Undecided);
+        state.committing = false;
+        assert_eq!(state.observe(&cache, Some(&stat("two", None)), 0, ContentId(2)), Observed::Conflict);
+        assert!(state.stale);
+    }
+
+    #[test]
+    fn an_observation_that_a_change_overtook_is_thrown_away() {
+        let cache = BlockCache::new(1 << 20);
+        let mut state = attempted();
+        state.advance(&cache, PAGE_SIZE, Version::new("two"));
+        assert_eq!(state.observe(&cache, Some(&stat("one", None)), 0, ContentId(2)), Observed::Outdated);
+        assert_eq!((state.base, state.stale), (Some(Version::new("two")), false));
+    }
+}

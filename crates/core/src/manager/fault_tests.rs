@@ -17,15 +17,16 @@ use crate::vfs::chaos::{Call, ChaosStore, Fault};
 use crate::vfs::object::ObjectLayout;
 use crate::vfs::{Base, CommitId, FileStore, Mount, Patch, Vfs, WriteBack};
 
-struct World {
-    manager: Arc<MmapManager>,
-    chaos: Arc<ChaosStore>,
-    inner: Arc<ObjectLayout>,
+/// A manager over a store that can fail, and the store under it.
+pub(super) struct World {
+    pub(super) manager: Arc<MmapManager>,
+    pub(super) chaos: Arc<ChaosStore>,
+    pub(super) inner: Arc<ObjectLayout>,
 }
 
 impl World {
     /// A file `/f` of ten blocks of ones.
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let inner = Arc::new(ObjectLayout::in_memory());
         let chaos = Arc::new(ChaosStore::new(Arc::clone(&inner) as Arc<dyn FileStore>));
         let mount = Mount::with_store("/", Arc::clone(&chaos) as Arc<dyn FileStore>).unwrap();
@@ -36,30 +37,30 @@ impl World {
         world
     }
 
-    async fn put(&self, name: &str, data: &[u8]) {
+    pub(super) async fn put(&self, name: &str, data: &[u8]) {
         let patches = vec![Patch { offset: 0, data: Bytes::copy_from_slice(data), dirty: true }];
         let size = data.len() as u64;
         let change = WriteBack { base: Base::Missing, size, patches, commit: CommitId::random() };
         self.inner.write_back(name, change).await.unwrap();
     }
 
-    async fn map(&self, pid: u32) -> MmapId {
+    pub(super) async fn map(&self, pid: u32) -> MmapId {
         let length = 10 * BLOCK_SIZE;
         self.manager.mmap(pid, "/f".into(), 0, length, ProtFlags::read_write(), MapFlags::Shared).await.unwrap()
     }
 
-    async fn stored(&self) -> Vec<u8> {
+    pub(super) async fn stored(&self) -> Vec<u8> {
         let stat = self.inner.stat("f").await.unwrap();
         self.inner.read("f", &stat.version, ByteRange::new(0, stat.size)).await.unwrap().concat()
     }
 
     /// Waits until so many calls hang.
-    async fn hanging(&self, calls: u64) {
+    pub(super) async fn hanging(&self, calls: u64) {
         eventually("calls hang", || self.chaos.hanging() == calls).await;
     }
 }
 
-async fn eventually(what: &str, holds: impl Fn() -> bool) {
+pub(super) async fn eventually(what: &str, holds: impl Fn() -> bool) {
     for _ in 0..1000 {
         if holds() {
             return;

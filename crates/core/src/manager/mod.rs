@@ -20,6 +20,10 @@ mod life;
 mod mmap_tests;
 #[cfg(test)]
 mod fault_tests;
+#[cfg(test)]
+mod race_tests;
+#[cfg(test)]
+mod end_tests;
 
 use std::sync::Arc;
 
