@@ -15,7 +15,7 @@ const PAGE: u64 = 4096;
 /// What a server with a budget of 64 MiB may use beyond it: its code and read-only data (about 15 MiB of
 /// binary), the runtime's stacks, the gRPC windows (4 MiB a connection) and messages under way (some of
 /// 4 MiB), and what the allocator holds back.
-const OVERHEAD: u64 = 64 * MIB;
+const OVERHEAD: u64 = 40 * MIB;
 
 fn sparse_server(size: u64, args: &[&str]) -> (Mmapd, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();

@@ -73,7 +73,7 @@ impl ByteRange {
         match offset.checked_add(length) {
             Some(end) if end <= MAX_OFFSET => Ok(Self { start: offset, end }),
             _ => Err(Error::invalid(
-                if offset >= MAX_OFFSET { "offset" } else { "length" },
+                "length",
                 format!("offset {offset} + length {length} is beyond the largest offset {MAX_OFFSET}"),
             )
             .with("offset", offset)
@@ -262,10 +262,54 @@ impl PageMask {
     }
 }
 
+/// The pages of any number of ranges, in order and without overlaps.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PageSet(Vec<ByteRange>);
+
+impl PageSet {
+    /// The pages that `ranges` touch.
+    pub fn of(ranges: &[ByteRange]) -> Self {
+        let mut sorted: Vec<ByteRange> = ranges.iter().map(|range| range.page_aligned()).collect();
+        sorted.sort_unstable();
+        let mut merged: Vec<ByteRange> = Vec::new();
+        for range in sorted.into_iter().filter(|range| !range.is_empty()) {
+            match merged.last_mut() {
+                Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+                _ => merged.push(range),
+            }
+        }
+        Self(merged)
+    }
+
+    /// Runs of neighbouring pages, in order.
+    pub fn ranges(&self) -> &[ByteRange] {
+        &self.0
+    }
+
+    /// Those of its pages that lie in `block`.
+    pub fn in_block(&self, block: BlockIndex) -> PageMask {
+        let first = self.0.partition_point(|range| range.end <= block.range().start);
+        let here = self.0[first..].iter().take_while(|range| range.start < block.range().end);
+        here.fold(PageMask::NONE, |mask, range| mask.union(PageMask::touched(range.within(block))))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::error::Errno;
+
+    #[test]
+    fn a_page_set_merges_ranges_and_finds_a_blocks_pages() {
+        let ranges = [(200_000, 200_001), (5, 6), (4000, 9000), (8192, 8193), (7, 7), (65_536 * 5, 65_536 * 7)];
+        let set = PageSet::of(&ranges.map(|(start, end)| ByteRange::new(start, end)));
+        let merged: Vec<_> = set.ranges().iter().map(|range| (range.start(), range.end())).collect();
+        assert_eq!(merged, [(0, 12_288), (196_608, 200_704), (327_680, 458_752)]);
+        assert_eq!(set.in_block(BlockIndex(0)), PageMask(0b111));
+        assert_eq!(set.in_block(BlockIndex(3)), PageMask(0b1));
+        assert_eq!([1, 2, 4, 7].map(|block| set.in_block(BlockIndex(block))), [PageMask::NONE; 4]);
+        assert_eq!([5, 6].map(|block| set.in_block(BlockIndex(block))), [PageMask::ALL; 2]);
+    }
 
     #[test]
     fn a_range_of_no_bytes_or_beyond_the_largest_offset_is_refused() {

@@ -68,10 +68,14 @@ impl RefFile {
         let mut content = self.stored.clone()?;
         let view = self.view.as_deref().unwrap_or_default();
         for &page in self.dirty.range(pages) {
+            // What lies behind the new end is kept aside.
+            if page * PAGE >= content.len() {
+                continue;
+            }
             // A page replaces a page, with the zeros that it has behind the end it was written before.
-            let to = ((page + 1) * PAGE).min(content.len());
+            let (from, to) = ((page * PAGE).min(content.len()), ((page + 1) * PAGE).min(content.len()));
             let old = view.get(page * PAGE..).unwrap_or_default().iter().copied().chain(std::iter::repeat(0));
-            content[page * PAGE..to].iter_mut().zip(old).for_each(|(byte, old)| *byte = old);
+            content[from..to].iter_mut().zip(old).for_each(|(byte, old)| *byte = old);
         }
         Some(content)
     }

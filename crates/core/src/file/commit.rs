@@ -14,7 +14,7 @@ use super::state::{Attempt, FileState};
 use super::{File, WHOLE};
 use crate::block::slice_padded;
 use crate::error::{Errno, Error, Result};
-use crate::units::{BlockIndex, ByteRange, PageMask};
+use crate::units::{BlockIndex, ByteRange, PageMask, PageSet};
 use crate::vfs::{Base, CommitId, Patch, Stat, StoreFault, StoreResult, Version, WriteBack};
 
 /// How often a commit starts over because an earlier attempt of ours turned out to have taken effect.
@@ -45,10 +45,8 @@ struct Cut {
 impl Cut {
     /// Bytes of the cut that lie in `ranges`, in whole pages.
     fn bytes_in(&self, ranges: &[ByteRange]) -> u64 {
-        let in_block = |block: BlockIndex| {
-            ranges.iter().fold(PageMask::NONE, |mask, range| mask.union(PageMask::touched(range.within(block))))
-        };
-        self.blocks.iter().map(|(block, pages)| pages.intersect(in_block(*block)).bytes()).sum()
+        let wanted = PageSet::of(ranges);
+        self.blocks.iter().map(|(block, pages)| pages.intersect(wanted.in_block(*block)).bytes()).sum()
     }
 }
 
@@ -95,11 +93,12 @@ impl File {
             return;
         }
         let ranges: Vec<ByteRange> = waiters.iter().flat_map(|waiter| waiter.ranges.iter().copied()).collect();
-        let result = self.commit_ranges(&ranges).await;
+        let result = self.commit_ranges(&PageSet::of(&ranges)).await;
         for waiter in waiters {
             let outcome = match &result {
                 Ok((cut, version)) => Ok(SyncOutcome { bytes: cut.bytes_in(&waiter.ranges), version: version.clone() }),
-                Err(error) => Err(error.clone()),
+                // Others' pages could not be stored: that is no failure of who has none.
+                Err(error) => self.nothing_unsynced(&PageSet::of(&waiter.ranges)).ok_or_else(|| error.clone()),
             };
             // Nobody listens any more: the write-back is done all the same.
             let _ = waiter.reply.send(outcome);
@@ -108,21 +107,17 @@ impl File {
 
     /// Syncs `ranges`, for whoever holds the commit lock.
     pub(super) async fn sync_holding_commit(&self, ranges: &[ByteRange]) -> Result<SyncOutcome> {
-        let (cut, version) = self.commit_ranges(ranges).await?;
+        let (cut, version) = self.commit_ranges(&PageSet::of(ranges)).await?;
         Ok(SyncOutcome { bytes: cut.bytes_in(ranges), version })
     }
 
-    /// One write-back of the unsynced pages of `ranges`; repeated only where an attempt of ours was in the way.
-    async fn commit_ranges(&self, ranges: &[ByteRange]) -> Result<(Cut, Option<Version>)> {
-        let nothing_unsynced = |state: &FileState| ranges.iter().all(|range| state.unsynced_bytes(*range) == 0);
+    /// One write-back of the unsynced ones of `pages`; repeated only where an attempt of ours was in the way.
+    async fn commit_ranges(&self, pages: &PageSet) -> Result<(Cut, Option<Version>)> {
         for _ in 0..ROUNDS_MAX {
-            let stale = {
-                let state = self.state.read();
-                if nothing_unsynced(&state) {
-                    return Ok((Cut::default(), state.base.clone()));
-                }
-                state.stale
-            };
+            if let Some(nothing) = self.nothing_unsynced(pages) {
+                return Ok((Cut::default(), nothing.version));
+            }
+            let stale = self.is_stale();
             self.require_writable().await?;
             if stale {
                 // It may have become what it was, or ours.
@@ -131,7 +126,7 @@ impl File {
                     return Err(self.stale_error());
                 }
             }
-            match self.write_cut(ranges).await {
+            match self.write_cut(pages).await {
                 Ok(done) => return Ok(done),
                 Err(StoreFault::Changed | StoreFault::Missing | StoreFault::Exists) => {
                     self.refresh_holding_commit().await?;
@@ -145,13 +140,20 @@ impl File {
         Err(self.unsteady_error())
     }
 
+    /// What a sync of `pages` comes to if none of them is unsynced.
+    fn nothing_unsynced(&self, pages: &PageSet) -> Option<SyncOutcome> {
+        let state = self.state.read();
+        let clean = pages.ranges().iter().all(|range| state.unsynced_in(*range).next().is_none());
+        clean.then(|| SyncOutcome { bytes: 0, version: state.base.clone() })
+    }
+
     /// Takes a cut and writes it back.
-    async fn write_cut(&self, ranges: &[ByteRange]) -> StoreResult<(Cut, Option<Version>)> {
+    async fn write_cut(&self, pages: &PageSet) -> StoreResult<(Cut, Option<Version>)> {
         let traits = self.location.mount.store().traits();
         let (change, mut guard) = {
             let mut state = self.state.write();
             let Some(version) = state.base.clone() else { return Err(StoreFault::Missing) };
-            let (cut, patches) = self.take_cut(&mut state, ranges, traits.rewrites_up_to);
+            let (cut, patches) = self.take_cut(&mut state, pages, traits.rewrites_up_to);
             let base = Base::At { version, size: state.size };
             (self.begin(&mut state, base, None, patches), CutGuard { file: self, cut })
         };
@@ -176,17 +178,15 @@ impl File {
         WriteBack { base, size, patches, commit }
     }
 
-    /// The dirty pages of `ranges` with their bytes; where the store rewrites the whole file anyway, also the
+    /// The dirty ones of `wanted` with their bytes; where the store rewrites the whole file anyway, also the
     /// clean pages that are in memory.
-    fn take_cut(&self, state: &mut FileState, ranges: &[ByteRange], rewrites_up_to: u64) -> (Cut, Vec<Patch>) {
+    fn take_cut(&self, state: &mut FileState, wanted: &PageSet, rewrites_up_to: u64) -> (Cut, Vec<Patch>) {
         let (size, content) = (state.size, state.content);
         let mut cut = Cut::default();
         let mut patches = Vec::new();
         let whole = size <= rewrites_up_to;
         for (block, dirty) in &mut state.dirty {
-            let wanted =
-                ranges.iter().fold(PageMask::NONE, |mask, range| mask.union(PageMask::touched(range.within(*block))));
-            let pages = dirty.begin_writing(wanted);
+            let pages = dirty.begin_writing(wanted.in_block(*block));
             if !pages.is_empty() {
                 cut.blocks.push((*block, pages));
             }

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use tokio::time::Instant;
 
 use super::MmapManager;
@@ -22,6 +23,8 @@ use crate::writeback;
 /// How often processes are looked through, at most and at least.
 const SWEEP_MAX: Duration = Duration::from_secs(1);
 const SWEEP_MIN: Duration = Duration::from_millis(20);
+/// Files of a process that are synced, and processes that are ended at shutdown, at the same time.
+const AT_ONCE: usize = 16;
 /// How long a store is waited for, a file, to learn why its bytes could not be stored.
 const LAST_LOOK: Duration = Duration::from_millis(500);
 /// Where what could not be stored is.
@@ -56,7 +59,7 @@ impl Drop for Attachment {
 }
 
 /// What the mappings of a process have of one file.
-type ByFile<'a> = HashMap<&'a FilePath, (&'a Arc<File>, Vec<ByteRange>)>;
+type ByFile = HashMap<FilePath, (Arc<File>, Vec<ByteRange>)>;
 
 impl MmapManager {
     /// Attaches a process: the pid of the request, else that of the caller, else a new one.
@@ -155,7 +158,7 @@ impl MmapManager {
     async fn sync_all(&self, entries: &[Arc<MmapEntry>]) -> Result<u64> {
         let files = shared_ranges(entries).into_values();
         let syncs = files.map(|(file, ranges)| async move { file.sync(ranges).await });
-        let outcomes = futures::future::join_all(syncs).await;
+        let outcomes: Vec<_> = futures::stream::iter(syncs).buffer_unordered(AT_ONCE).collect().await;
         outcomes.into_iter().try_fold(0, |bytes, outcome| Ok(bytes + outcome?.bytes))
     }
 
@@ -226,7 +229,8 @@ impl MmapManager {
 
     async fn store_everything(&self) {
         let processes = self.processes.all();
-        futures::future::join_all(processes.iter().map(|process| self.terminate(process))).await;
+        let ends = processes.iter().map(|process| self.terminate(process));
+        futures::stream::iter(ends).buffer_unordered(AT_ONCE).for_each(|_| std::future::ready(())).await;
         let mut pause = SWEEP_MIN;
         while writeback::store_all(&self.files, &self.shared).await > 0 {
             tokio::time::sleep(pause).await;
@@ -236,11 +240,11 @@ impl MmapManager {
 }
 
 /// What the shared writable mappings among `entries` have of each file.
-fn shared_ranges(entries: &[Arc<MmapEntry>]) -> ByFile<'_> {
-    let mut files: ByFile<'_> = HashMap::new();
+fn shared_ranges(entries: &[Arc<MmapEntry>]) -> ByFile {
+    let mut files: ByFile = HashMap::new();
     for entry in entries.iter().filter(|entry| entry.is_shared_writable()) {
         let file: &Arc<File> = &entry.file;
-        files.entry(file.path()).or_insert_with(|| (file, Vec::new())).1.push(entry.range);
+        files.entry(file.path().clone()).or_insert_with(|| (Arc::clone(file), Vec::new())).1.push(entry.range);
     }
     files
 }

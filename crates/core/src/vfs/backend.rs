@@ -16,6 +16,7 @@ use object_store::{BackoffConfig, ClientConfigKey, ObjectStore, RetryConfig};
 
 use super::local::LocalLayout;
 use super::object::{Conditions, Identity, ObjectLayout, ObjectOptions};
+use super::partial::PartialContent;
 use super::spec::{Cloud, MountSpec, Options, Place};
 use super::store::FileStore;
 use crate::error::{Error, Result};
@@ -106,7 +107,7 @@ fn client(cloud: Cloud, bucket: &str, options: &Options) -> object_store::Result
         Cloud::S3 => {
             // Single deletes are part of every S3 look-alike, bulk deletes are not.
             let builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry());
-            let mut builder = builder.with_disable_bulk_delete(true);
+            let mut builder = builder.with_disable_bulk_delete(true).with_http_connector(PartialContent::default());
             for (key, value) in config {
                 builder = builder.with_config(AmazonS3ConfigKey::Client(key), value);
             }

@@ -15,6 +15,7 @@ mod compose;
 pub mod local;
 pub mod object;
 mod spec;
+mod partial;
 mod backend;
 mod mount;
 mod table;
