@@ -263,10 +263,11 @@ impl File {
             if matches!(base, Base::At { .. }) && self.state.read().stale {
                 return Err(self.stale_error());
             }
+            // Also where there is nothing to do: whether a mount can be written is no matter of sizes.
+            self.require_writable().await?;
             if let Some(stat) = seen.filter(|stat| stat.size == size) {
                 return Ok((size, stat.version));
             }
-            self.require_writable().await?;
             match self.write_size(base, size).await {
                 Ok(version) => return Ok((size, version)),
                 Err(StoreFault::Changed | StoreFault::Missing | StoreFault::Exists) => {}
