@@ -134,3 +134,34 @@ async fn edquot_comes_when_unsynced_bytes_cannot_be_written_back_and_nothing_is_
     assert_eq!(object.len(), 32 << 20);
     assert!(object[..1 << 20] == mebibyte(42) && object[1 << 20..2 << 20] == mebibyte(1));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn calls_that_wait_for_each_other_at_a_silent_store_all_end_within_its_time() {
+    let limit = Duration::from_secs(4);
+    let Some(scene) = Scene::new(&["--store-timeout", "4s"]).await else { return };
+    let caller = &scene.caller;
+    let id = caller.map_shared("/data/queue", 100).await;
+    caller.write(id, 0, &b"kept"[..]).await.unwrap();
+    scene.moto.pause();
+    let started = Instant::now();
+    // Each begins while the one before it waits for the store.
+    let later = |index: u64| tokio::time::sleep(Duration::from_millis(200 * index));
+    let truncate = v1::TruncateFileRequest { path: "/data/queue".into(), size: 9, ..Default::default() };
+    let force = v1::MsyncRequest { mmap_id: id, force: true, ..Default::default() };
+    let results = tokio::join!(
+        async { caller.msync(id).await.map(|_| ()) },
+        async { (later(1).await, caller.truncate(truncate).await.map(|_| ())).1 },
+        async { (later(2).await, caller.msync_with(force).await.map(|_| ())).1 },
+        async { (later(3).await, caller.msync(id).await.map(|_| ())).1 },
+        async { (later(4).await, caller.munmap(id).await.map(|_| ())).1 },
+        async { (later(5).await, caller.exit(false).await.map(|_| ())).1 },
+    );
+    assert!(started.elapsed() < limit + Duration::from_secs(3), "{:?}", started.elapsed());
+    for result in [results.0, results.1, results.2, results.3, results.4, results.5] {
+        assert!(expect(Reason::Io, result).has_retry_delay);
+    }
+    assert_eq!(caller.stats(id).await.unwrap().dirty_bytes, 4096);
+    scene.moto.resume();
+    assert_eq!(caller.msync(id).await.unwrap().synced_bytes, 4096);
+    assert_eq!(&scene.moto.object("files/queue")[..4], b"kept");
+}

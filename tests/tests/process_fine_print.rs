@@ -57,7 +57,10 @@ async fn heartbeats_come_within_the_grace_time_and_exit_ends_the_stream_with_ok(
     caller.write(id, 4095, &b"ab"[..]).await.unwrap();
     let exited = caller.exit(false).await.unwrap();
     assert_eq!((exited.unmapped, exited.synced_bytes), (1, 8192));
-    let end = async { while stream.message().await?.is_some() {} Ok::<_, Status>(()) };
+    let end = async {
+        while stream.message().await?.is_some() {}
+        Ok::<_, Status>(())
+    };
     tokio::time::timeout(Duration::from_secs(5), end).await.unwrap().unwrap();
     expect(Reason::Srch, caller.exit(false).await);
     expect(Reason::BadF, caller.read(id, 0, 1).await);

@@ -217,8 +217,11 @@ async fn erofs_is_every_change_below_a_read_only_mount() {
     assert_eq!(failure.value("mount"), "/data");
     let create = v1::MmapRequest { prot: 1, create: true, ..map_request("/data/new", 1) };
     scene.refused(Reason::RoFs, async |caller| caller.mmap(create).await).await;
-    let truncate = v1::TruncateFileRequest { path: "/data/old".into(), size: 1, ..Default::default() };
-    scene.refused(Reason::RoFs, async |caller| caller.truncate(truncate).await).await;
+    // Also to the size that it has.
+    for size in [1, 11] {
+        let truncate = v1::TruncateFileRequest { path: "/data/old".into(), size, ..Default::default() };
+        scene.refused(Reason::RoFs, async |caller| caller.truncate(truncate).await).await;
+    }
     scene.refused(Reason::RoFs, async |caller| caller.remove("/data/old").await).await;
 }
 

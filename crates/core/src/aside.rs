@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::block::slice_padded;
 use crate::error::{Errno, Error, Result};
-use crate::units::{PAGE_LEN, PageIndex};
+use crate::units::{PAGE_LEN, PAGE_SIZE, PageIndex};
 
 /// What was kept aside.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,10 +35,19 @@ pub struct Conflict {
     pub offsets: Vec<u64>,
 }
 
+impl Conflict {
+    /// Bytes of its pages.
+    pub fn bytes(&self) -> u64 {
+        self.offsets.len() as u64 * PAGE_SIZE
+    }
+}
+
 /// Where conflicts go.
 #[derive(Debug)]
 pub struct Aside {
     place: Place,
+    /// What was kept since [`Aside::watch`]; `None` before, so that nothing is gathered that nobody asks for.
+    watched: Mutex<Option<Vec<Conflict>>>,
 }
 
 #[derive(Debug)]
@@ -65,12 +74,12 @@ pub struct AsidePages {
 impl Aside {
     /// Conflicts live as long as the manager: for embedders without a state directory, and tests.
     pub fn in_memory() -> Self {
-        Self { place: Place::Memory(Mutex::default()) }
+        Self { place: Place::Memory(Mutex::default()), watched: Mutex::default() }
     }
 
     /// Conflicts are kept in `folder`, which is made when the first one comes.
     pub fn in_folder(folder: PathBuf) -> Self {
-        Self { place: Place::Folder(folder) }
+        Self { place: Place::Folder(folder), watched: Mutex::default() }
     }
 
     /// Keeps pages aside; they are durable when it answers.
@@ -101,7 +110,20 @@ impl Aside {
         let count = conflict.offsets.len();
         tracing::warn!(path = %conflict.path, id = %conflict.id, pages = count, why = %conflict.why,
             "unsynced pages were kept aside as a conflict");
+        if let Some(watched) = &mut *self.watched.lock() {
+            watched.push(conflict.clone());
+        }
         Ok(conflict)
+    }
+
+    /// Notes every conflict from here on, until [`Aside::watched`].
+    pub fn watch(&self) {
+        *self.watched.lock() = Some(Vec::new());
+    }
+
+    /// What was kept since [`Aside::watch`].
+    pub fn watched(&self) -> Vec<Conflict> {
+        self.watched.lock().take().unwrap_or_default()
     }
 
     /// Every conflict that is kept, in no particular order.

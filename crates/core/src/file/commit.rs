@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::state::{Attempt, FileState};
 use super::{File, WHOLE};
@@ -32,6 +33,7 @@ pub struct SyncOutcome {
 /// Somebody who waits for the next write-back.
 #[derive(Debug)]
 pub(super) struct Waiter {
+    asked: Instant,
     ranges: Vec<ByteRange>,
     reply: oneshot::Sender<Result<SyncOutcome>>,
 }
@@ -76,7 +78,7 @@ impl File {
     /// ESTALE, EROFS, EIO, EUCLEAN; the pages stay unsynced.
     pub async fn sync(self: &Arc<Self>, ranges: Vec<ByteRange>) -> Result<SyncOutcome> {
         let (reply, answer) = oneshot::channel();
-        self.waiters.lock().push(Waiter { ranges, reply });
+        self.waiters.lock().push(Waiter { asked: Instant::now(), ranges, reply });
         let file = Arc::clone(self);
         // Whichever task gets the commit lock first serves everybody who waits by then.
         self.shared.tasks.spawn(async move { file.serve_waiters().await });
@@ -87,22 +89,34 @@ impl File {
     }
 
     async fn serve_waiters(self: Arc<Self>) {
-        let _commit = self.commit.lock().await;
-        let waiters = std::mem::take(&mut *self.waiters.lock());
+        let mut turn = self.commit.turn().await;
+        let all = std::mem::take(&mut *self.waiters.lock());
+        let mut waiters = Vec::with_capacity(all.len());
+        for waiter in all {
+            match turn.failure_since(waiter.asked) {
+                Some(failure) => self.answer(waiter, Err(failure)),
+                None => waiters.push(waiter),
+            }
+        }
         if waiters.is_empty() {
             return;
         }
         let ranges: Vec<ByteRange> = waiters.iter().flat_map(|waiter| waiter.ranges.iter().copied()).collect();
         let result = self.commit_ranges(&PageSet::of(&ranges)).await;
+        turn.note(result.as_ref().err());
         for waiter in waiters {
-            let outcome = match &result {
-                Ok((cut, version)) => Ok(SyncOutcome { bytes: cut.bytes_in(&waiter.ranges), version: version.clone() }),
-                // Others' pages could not be stored: that is no failure of who has none.
-                Err(error) => self.nothing_unsynced(&PageSet::of(&waiter.ranges)).ok_or_else(|| error.clone()),
-            };
-            // Nobody listens any more: the write-back is done all the same.
-            let _ = waiter.reply.send(outcome);
+            self.answer(waiter, result.as_ref().map(|(cut, version)| (cut, version.clone())).map_err(Error::clone));
         }
+    }
+
+    fn answer(&self, waiter: Waiter, result: Result<(&Cut, Option<Version>)>) {
+        let outcome = match result {
+            Ok((cut, version)) => Ok(SyncOutcome { bytes: cut.bytes_in(&waiter.ranges), version }),
+            // Others' pages could not be stored: that is no failure of who has none.
+            Err(error) => self.nothing_unsynced(&PageSet::of(&waiter.ranges)).ok_or(error),
+        };
+        // Nobody listens any more: the write-back is done all the same.
+        let _ = waiter.reply.send(outcome);
     }
 
     /// Syncs `ranges`, for whoever holds the commit lock.
@@ -232,10 +246,7 @@ impl File {
     /// ENOENT, EEXIST, EROFS, ESTALE, EINVAL (too large), EIO.
     pub async fn truncate(self: &Arc<Self>, size: u64, make: MakeFile) -> Result<(u64, Version)> {
         let file = Arc::clone(self);
-        let work = async move {
-            let _commit = file.commit.lock().await;
-            file.truncate_holding_commit(size, make).await
-        };
+        let work = async move { file.commit.run(file.truncate_holding_commit(size, make)).await };
         self.shared.finish(work).await
     }
 
@@ -252,10 +263,11 @@ impl File {
             if matches!(base, Base::At { .. }) && self.state.read().stale {
                 return Err(self.stale_error());
             }
+            // Also where there is nothing to do: whether a mount can be written is no matter of sizes.
+            self.require_writable().await?;
             if let Some(stat) = seen.filter(|stat| stat.size == size) {
                 return Ok((size, stat.version));
             }
-            self.require_writable().await?;
             match self.write_size(base, size).await {
                 Ok(version) => return Ok((size, version)),
                 Err(StoreFault::Changed | StoreFault::Missing | StoreFault::Exists) => {}
@@ -299,18 +311,19 @@ impl File {
     /// EBUSY while it is mapped or has unsynced pages, ENOENT, EROFS, EIO.
     pub async fn remove(self: &Arc<Self>) -> Result<()> {
         let file = Arc::clone(self);
-        let work = async move {
-            let _commit = file.commit.lock().await;
-            if file.refresh_holding_commit().await?.is_none() {
-                return Err(file.gone_error());
-            }
-            file.require_writable().await?;
-            let _closed = file.close_to_mappings()?;
-            let removed = file.location.mount.store().remove(&file.location.name).await;
-            removed.map_err(|fault| fault.into_error(&file.path))?;
-            file.refresh_holding_commit().await.map(|_| ())
-        };
+        let work = async move { file.commit.run(file.remove_holding_commit()).await };
         self.shared.finish(work).await
+    }
+
+    async fn remove_holding_commit(&self) -> Result<()> {
+        if self.refresh_holding_commit().await?.is_none() {
+            return Err(self.gone_error());
+        }
+        self.require_writable().await?;
+        let _closed = self.close_to_mappings()?;
+        let removed = self.location.mount.store().remove(&self.location.name).await;
+        removed.map_err(|fault| fault.into_error(&self.path))?;
+        self.refresh_holding_commit().await.map(|_| ())
     }
 
     /// Lets no mapping be made until the guard is dropped.

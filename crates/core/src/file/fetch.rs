@@ -79,6 +79,9 @@ impl File {
         let guard = LandingGuard(&run.flights);
         let _memory = self.shared.inflight.take(run.flights.len() as u64 * BLOCK_SIZE).await;
         if let Err(error) = self.fetch_run(&run).await {
+            // Under the lock that joining takes: whoever is told of the failure and asks again begins a new fetch,
+            // and joins no flight of this one that has not landed yet.
+            let _nobody_joins = self.state.write();
             for flight in &run.flights {
                 flight.land(Landed::Failed(error.clone()));
             }

@@ -1,6 +1,7 @@
 //! [`File`]: what all mappings of one path share, and the only place where its bytes change.
 //!
 //! - `flight`: a block on its way from the store
+//! - `queue`: whose turn it is to change the file in its store
 //! - `state`: what is known of the file, under one reader-writer lock; pure
 //! - `observe`: asking the store what it has, and making sense of it
 //! - `fetch`: bringing missing blocks in, one fetch a block
@@ -13,6 +14,7 @@
 //! in the order commit, state, overlay.
 
 mod flight;
+mod queue;
 mod state;
 mod observe;
 mod fetch;
@@ -31,6 +33,7 @@ pub use commit::{MakeFile, SyncOutcome};
 pub use state::{MapUse, Registered};
 
 use self::commit::Waiter;
+use self::queue::CommitQueue;
 use self::state::FileState;
 use crate::caller::MmapId;
 use crate::error::Result;
@@ -47,7 +50,7 @@ pub struct File {
     shared: Arc<Shared>,
     state: RwLock<FileState>,
     /// Held by whoever changes the file in its store.
-    commit: tokio::sync::Mutex<()>,
+    commit: CommitQueue,
     /// Who waits for the next write-back.
     waiters: Mutex<Vec<Waiter>>,
     /// How many hold on to this file, counted by the file table under its lock.
@@ -97,7 +100,7 @@ impl File {
             location,
             shared,
             state,
-            commit: tokio::sync::Mutex::default(),
+            commit: CommitQueue::default(),
             waiters: Mutex::default(),
             pins: AtomicUsize::new(0),
         })
@@ -136,7 +139,7 @@ impl File {
 
     /// Waits until the change that is on its way to the store, if any, has ended.
     pub async fn changes_ended(&self) {
-        drop(self.commit.lock().await);
+        drop(self.commit.turn().await);
     }
 
     /// Forgets a mapping: its writes are refused from now on. What it leaves unsynced and nobody else will

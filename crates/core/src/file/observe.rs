@@ -20,10 +20,10 @@ impl File {
             match observed {
                 Observed::Current | Observed::Replaced | Observed::Conflict => return Ok(seen),
                 Observed::Outdated => {}
-                Observed::Undecided => drop(self.commit.lock().await),
+                Observed::Undecided => drop(self.commit.turn().await),
             }
         }
-        let _no_change_of_ours = self.commit.lock().await;
+        let _no_change_of_ours = self.commit.turn().await;
         Ok(self.observe_once().await?.0)
     }
 

@@ -27,19 +27,20 @@ impl File {
     /// ENOENT if the file is gone from the store, EROFS, EIO, EUCLEAN.
     pub async fn sync_force(self: &Arc<Self>, ranges: Vec<ByteRange>) -> Result<SyncOutcome> {
         let file = Arc::clone(self);
-        let work = async move {
-            let _commit = file.commit.lock().await;
-            for _ in 0..TRIES_MAX {
-                match file.sync_holding_commit(&ranges).await {
-                    Err(error) if error.errno() == Errno::Stale => {}
-                    result => return result,
-                }
-                let Some(seen) = file.refresh_holding_commit().await? else { return Err(file.gone_error()) };
-                file.rebase(&seen).await?;
-            }
-            Err(file.unsteady_error())
-        };
+        let work = async move { file.commit.run(file.force_holding_commit(&ranges)).await };
         self.shared.finish(work).await
+    }
+
+    async fn force_holding_commit(&self, ranges: &[ByteRange]) -> Result<SyncOutcome> {
+        for _ in 0..TRIES_MAX {
+            match self.sync_holding_commit(ranges).await {
+                Err(error) if error.errno() == Errno::Stale => {}
+                result => return result,
+            }
+            let Some(seen) = self.refresh_holding_commit().await? else { return Err(self.gone_error()) };
+            self.rebase(&seen).await?;
+        }
+        Err(self.unsteady_error())
     }
 
     /// Puts the unsynced pages onto `seen`; those behind its end are kept aside.
@@ -91,26 +92,27 @@ impl File {
     /// file changed and has unsynced pages outside of `range`; those of a sync. Nothing is given up then.
     pub async fn invalidate(self: &Arc<Self>, range: ByteRange, process: ProcessKey) -> Result<SyncOutcome> {
         let file = Arc::clone(self);
-        let work = async move {
-            let _commit = file.commit.lock().await;
-            for _ in 0..TRIES_MAX {
-                file.refresh_holding_commit().await?;
-                if file.state.read().stale {
-                    file.give_up(range, &process)?;
-                    continue;
-                }
-                match file.sync_holding_commit(&[range]).await {
-                    Err(error) if error.errno() == Errno::Stale => {}
-                    Err(error) => return Err(error),
-                    Ok(synced) => {
-                        file.state.write().drop_clean(file.shared.new_content());
-                        return Ok(synced);
-                    }
+        let work = async move { file.commit.run(file.invalidate_holding_commit(range, &process)).await };
+        self.shared.finish(work).await
+    }
+
+    async fn invalidate_holding_commit(&self, range: ByteRange, process: &ProcessKey) -> Result<SyncOutcome> {
+        for _ in 0..TRIES_MAX {
+            self.refresh_holding_commit().await?;
+            if self.state.read().stale {
+                self.give_up(range, process)?;
+                continue;
+            }
+            match self.sync_holding_commit(&[range]).await {
+                Err(error) if error.errno() == Errno::Stale => {}
+                Err(error) => return Err(error),
+                Ok(synced) => {
+                    self.state.write().drop_clean(self.shared.new_content());
+                    return Ok(synced);
                 }
             }
-            Err(file.unsteady_error())
-        };
-        self.shared.finish(work).await
+        }
+        Err(self.unsteady_error())
     }
 
     /// Gives up the unsynced pages of `range` of a stale file, if that makes it whole again.
@@ -156,7 +158,7 @@ impl File {
     /// # Errors
     /// EBUSY.
     pub async fn discard(&self, ranges: &[ByteRange], process: Option<&ProcessKey>) -> Result<()> {
-        let _commit = self.commit.lock().await;
+        let _commit = self.commit.turn().await;
         // An attempt of ours that landed unseen would be taken for somebody else's change once its pages are
         // given up. If the store does not answer now, that is what happens: a conflict, and nothing lost.
         if !self.state.read().attempts.is_empty()
@@ -204,7 +206,7 @@ impl File {
     async fn set_aside(self: &Arc<Self>, ranges: Vec<ByteRange>) -> Result<()> {
         let file = Arc::clone(self);
         let work = async move {
-            let _commit = file.commit.lock().await;
+            let _commit = file.commit.turn().await;
             for range in ranges {
                 let range = range.page_aligned();
                 file.keep_aside(range, "the file changed in its store", |state| {

@@ -27,6 +27,8 @@ const SWEEP_MIN: Duration = Duration::from_millis(20);
 const AT_ONCE: usize = 16;
 /// How long a store is waited for, a file, to learn why its bytes could not be stored.
 const LAST_LOOK: Duration = Duration::from_millis(500);
+/// Where what could not be stored is.
+const KEPT: &str = "kept aside in the state directory's conflicts folder";
 
 /// A live attachment of a process; dropping it detaches the process and starts its grace time.
 #[derive(Debug)]
@@ -190,9 +192,16 @@ impl MmapManager {
         let deadline = Instant::now() + limit;
         self.closed.cancel();
         let before = self.unsynced_bytes();
+        self.shared.aside.watch();
         let _ = tokio::time::timeout_at(deadline, self.store_everything()).await;
         self.stopped.cancel();
         let mut report = ShutdownReport { synced_bytes: before, ..ShutdownReport::default() };
+        // Kept is not stored: whoever ends the server has to know of it.
+        for conflict in self.shared.aside.watched() {
+            let bytes = conflict.bytes();
+            report.synced_bytes = report.synced_bytes.saturating_sub(bytes);
+            report.unsynced.push((conflict.path, bytes, format!("{}; {KEPT}", conflict.why)));
+        }
         for file in self.files.select(|file| file.dirty_bytes() > 0) {
             let why = match tokio::time::timeout(LAST_LOOK, file.refresh()).await {
                 Ok(Ok(_)) if file.is_stale() => "the file changed in its store".to_owned(),
@@ -202,7 +211,7 @@ impl MmapManager {
             };
             let (bytes, kept) = (file.dirty_bytes(), file.abandon("the server shut down").await);
             let why = match kept {
-                Ok(_) => format!("{why}; kept aside in the state directory's conflicts folder"),
+                Ok(_) => format!("{why}; {KEPT}"),
                 Err(error) => format!("{why}; and {}", error.message()),
             };
             report.synced_bytes = report.synced_bytes.saturating_sub(bytes);
