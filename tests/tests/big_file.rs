@@ -10,6 +10,7 @@ use mmap_proto::v1;
 use mmap_tests::mmapd::Setup;
 use mmap_tests::moto::Moto;
 use mmap_tests::random::Random;
+use mmap_tests::rclone::Rclone;
 use mmap_tests::require::available;
 use mmap_tests::wire::{Caller, map_request};
 use tokio::task::JoinSet;
@@ -122,4 +123,23 @@ async fn a_real_file_on_s3_is_read_written_and_synced_byte_for_byte() {
     let object = moto.object(KEY);
     assert_eq!(object.len(), expected.len());
     assert!(object == expected, "boto3 reads other bytes than were written");
+}
+
+/// Over rclone, whose GETs take some milliseconds, and through which nothing is written: every block comes from the
+/// store, some of them again and again, because the cache holds less than the file.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_real_file_on_s3_is_read_at_random_through_a_cache_smaller_than_it() {
+    let root = tempfile::tempdir().unwrap();
+    let Some(rclone) = available(Rclone::start(root.path())) else { return };
+    let library = compiler_library();
+    std::fs::copy(&library, root.path().join(Rclone::BUCKET).join("compiler")).unwrap();
+    let original = Arc::new(std::fs::read(&library).unwrap());
+    let url = format!("{}&ro", rclone.mount_url());
+    let server = Setup::new().mount("/s3", &url).envs(Rclone::ENV).args(["--memory", "128MiB"]).start();
+    let caller = Caller::connect(server.addr(), 1).await;
+    let id = map_all(&caller, "/s3/compiler", 1, original.len() as u64).await;
+    read_at_random(&caller, id, &original, READS).await;
+    let stats = caller.stats(id).await.unwrap();
+    assert!(stats.resident_bytes < original.len() as u64 / 2, "the cache holds most of it: {stats:?}");
+    assert!(stats.major_faults > original.len() as u64 / (64 << 10), "few blocks came from the store: {stats:?}");
 }
