@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
+
 use super::fault_tests::{World, eventually};
 use super::*;
 use crate::error::Errno;
@@ -209,4 +211,30 @@ async fn what_is_written_while_pages_are_being_kept_aside_is_kept_too() {
         std::fs::read(folder.path().join("conflicts").join(format!("{}.pages", conflict.id))).unwrap()
     };
     assert!(world.manager.conflicts().unwrap().iter().any(|conflict| kept(conflict) == [last; PAGE_LEN]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_mapping_outlives_its_process_however_its_making_and_its_end_meet() {
+    let world = World::new().await;
+    let _file = world.map(1).await;
+    for _ in 0..1000 {
+        let maps: Vec<_> = (0..8)
+            .map(|_| {
+                let manager = Arc::clone(&world.manager);
+                tokio::spawn(async move {
+                    manager.mmap(9, "/f".into(), 0, 1, ProtFlags::PROT_READ, MapFlags::Shared).await.map(drop)
+                })
+            })
+            .collect();
+        while !maps.iter().all(JoinHandle::is_finished) {
+            world.manager.cleanup_process(9).await;
+            tokio::task::yield_now().await;
+        }
+        for map in maps {
+            let mapped = map.await.unwrap().map_err(|error| error.errno());
+            assert!(matches!(mapped, Ok(()) | Err(Errno::Busy)), "{mapped:?}");
+        }
+    }
+    world.manager.cleanup_process(9).await;
+    assert_eq!((world.file().mapped_by(), world.manager.mappings.len()), (1, 1));
 }
