@@ -29,7 +29,8 @@ pub struct Limits {
     pub process_grace: Duration,
     /// How long a process that never attached lives without a call.
     pub process_idle_timeout: Duration,
-    /// When a store that does not answer counts as failed, if the caller has no deadline of its own.
+    /// When a store that does not answer counts as failed. Below the 30 s in which a caller without a deadline
+    /// of its own is promised the answer.
     pub store_timeout: Duration,
     /// Entries of a list's page where the caller asks for none in particular.
     pub list_page_default: usize,
@@ -48,7 +49,7 @@ impl Default for Limits {
             max_idle_files: 4096,
             process_grace: Duration::from_secs(10),
             process_idle_timeout: Duration::from_mins(10),
-            store_timeout: Duration::from_secs(30),
+            store_timeout: Duration::from_secs(25),
             list_page_default: 100,
             list_page_max: 1000,
         }

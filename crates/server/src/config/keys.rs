@@ -110,7 +110,7 @@ pub(super) const KEYS: &[Key] = &[
     Key::one("max-mappings", "N", "Mappings of all processes together [default: 1048576]"),
     Key::one("max-mappings-per-process", "N", "Mappings of one process [default: 65530]"),
     Key::one("max-processes", "N", "Processes, attached or not [default: 16384]"),
-    Key::one("store-timeout", "TIME", "When a store that does not answer counts as failed [default: 30s]"),
+    Key::one("store-timeout", "TIME", "When a store that does not answer counts as failed [default: 25s]"),
     Key::one(
         "log",
         "FILTER",
