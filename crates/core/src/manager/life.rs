@@ -227,9 +227,11 @@ impl MmapManager {
         self.files.select(|_| true).iter().map(|file| file.dirty_bytes()).sum()
     }
 
-    async fn store_everything(&self) {
-        let processes = self.processes.all();
-        let ends = processes.iter().map(|process| self.terminate(process));
+    async fn store_everything(self: &Arc<Self>) {
+        let ends = self.processes.all().into_iter().map(|process| {
+            let manager = Arc::clone(self);
+            async move { manager.terminate(&process).await }
+        });
         futures::stream::iter(ends).buffer_unordered(AT_ONCE).for_each(|_| std::future::ready(())).await;
         let mut pause = SWEEP_MIN;
         while writeback::store_all(&self.files, &self.shared).await > 0 {
