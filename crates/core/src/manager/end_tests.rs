@@ -4,8 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
-
 use super::fault_tests::{World, eventually};
 use super::*;
 use crate::error::Errno;
@@ -213,28 +211,22 @@ async fn what_is_written_while_pages_are_being_kept_aside_is_kept_too() {
     assert!(world.manager.conflicts().unwrap().iter().any(|conflict| kept(conflict) == [last; PAGE_LEN]));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_mapping_outlives_its_process_however_its_making_and_its_end_meet() {
+#[tokio::test]
+async fn an_exit_that_may_not_discard_one_file_discards_nothing_of_the_others() {
     let world = World::new().await;
-    let _file = world.map(1).await;
-    for _ in 0..1000 {
-        let maps: Vec<_> = (0..8)
-            .map(|_| {
-                let manager = Arc::clone(&world.manager);
-                tokio::spawn(async move {
-                    manager.mmap(9, "/f".into(), 0, 1, ProtFlags::PROT_READ, MapFlags::Shared).await.map(drop)
-                })
-            })
-            .collect();
-        while !maps.iter().all(JoinHandle::is_finished) {
-            world.manager.cleanup_process(9).await;
-            tokio::task::yield_now().await;
-        }
-        for map in maps {
-            let mapped = map.await.unwrap().map_err(|error| error.errno());
-            assert!(matches!(mapped, Ok(()) | Err(Errno::Busy)), "{mapped:?}");
-        }
+    let map = |pid: u32, name: &str| {
+        world.manager.mmap(pid, format!("/{name}"), 0, 10, ProtFlags::read_write(), MapFlags::Shared)
+    };
+    let mut mine = Vec::new();
+    for name in ["a", "b", "c", "d", "e", "g", "h", "shared"] {
+        world.put(name, &[1; 10]).await;
+        let id = map(1, name).await.unwrap();
+        world.manager.write(1, id, 0, b"x").await.unwrap();
+        mine.push(id);
     }
-    world.manager.cleanup_process(9).await;
-    assert_eq!((world.file().mapped_by(), world.manager.mappings.len()), (1, 1));
+    map(2, "shared").await.unwrap();
+    assert_eq!(world.manager.exit(1, true).await.unwrap_err().errno(), Errno::Busy);
+    for id in mine {
+        assert_eq!(world.byte(1, id, 0).await, b'x');
+    }
 }

@@ -271,3 +271,15 @@ async fn giving_up_a_block_that_was_synced_in_part_shows_the_part_that_was_synce
         assert_eq!((world.byte(2, reader, 0).await, world.byte(2, reader, 2 * PAGE_SIZE).await), (2, 1));
     }
 }
+
+#[tokio::test]
+async fn an_invalidate_of_one_of_two_conflicting_pages_is_stale_and_gives_nothing_up() {
+    let world = World::new().await;
+    let id = world.map(1).await;
+    world.manager.write(1, id, 0, b"a").await.unwrap();
+    world.manager.write(1, id, BLOCK_SIZE, b"b").await.unwrap();
+    world.replace(&vec![7; 10 * BLOCK_LEN], None).await;
+    let request = SyncRequest { length: Some(PAGE_SIZE), on_change: OnChange::Invalidate, ..SyncRequest::default() };
+    assert_eq!(world.manager.sync(1, id, request).await.unwrap_err().errno(), Errno::Stale);
+    assert_eq!((world.byte(1, id, 0).await, world.byte(1, id, BLOCK_SIZE).await), (b'a', b'b'));
+}
