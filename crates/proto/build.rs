@@ -6,7 +6,8 @@ use prost::Message;
 use protox::Compiler;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
+    // Asked for when it runs, and not baked in: two checkouts may share a target folder.
+    let root = Path::new(&std::env::var("CARGO_MANIFEST_DIR")?).join("../../proto");
     println!("cargo:rerun-if-changed={}", root.display());
 
     // Source information carries the comments: they become rustdoc here and are checked by a test.

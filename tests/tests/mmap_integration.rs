@@ -119,5 +119,5 @@ async fn mmap_integration_a_process_that_ends_leaves_its_bytes_and_no_mappings()
     assert_eq!(scene.stored("/f")[..10], *b"last words");
     assert!(scene.client.list_mappings(None, None).await.unwrap().items.is_empty());
     let error = mapping.read(0, 1).await.unwrap_err();
-    assert_eq!(error.reason(), Some(Reason::BadF));
+    assert_eq!(error.reason(), Some(Reason::Srch), "the library knows that its process has ended");
 }
