@@ -12,7 +12,7 @@ use mmap_tests::daemon::{Daemon, START_DEADLINE, Stream};
 use mmap_tests::failure::expect;
 use mmap_tests::mmapd::{Mmapd, Setup};
 use mmap_tests::moto::Moto;
-use mmap_tests::require::available;
+use mmap_tests::require::{Missing, available};
 use mmap_tests::wire::{Caller, eventually};
 
 /// How long a server that cannot start may take to say so.
@@ -204,8 +204,10 @@ impl SmallDisk {
         };
         let mount = "mount -t tmpfs -o size=4m none \"$0\"";
         if !unshare(mount).output().is_ok_and(|output| output.status.success()) {
-            eprintln!("SKIPPED: this system gives no mount namespace (unshare --map-root-user --mount)");
-            return None;
+            return available(Err(Missing {
+                component: "a mount namespace (unshare --map-root-user --mount)".to_owned(),
+                remedy: "run as root, or allow unprivileged user namespaces".to_owned(),
+            }));
         }
         let url = format!("/=file://{}", disk.display());
         let setup = setup.args(["--mount", &url]).args(args.iter().copied());

@@ -49,12 +49,6 @@ impl ReadBytes {
         }
     }
 
-    /// Forgets everything appended.
-    pub fn clear(&mut self) {
-        self.slices.clear();
-        self.len = 0;
-    }
-
     /// Number of bytes.
     pub fn len(&self) -> usize {
         self.len

@@ -17,7 +17,7 @@ pub struct Limits {
     pub memory: u64,
     /// Largest data of one read or write.
     pub max_message: u64,
-    /// Mappings of all processes together. An entry costs about 400 bytes.
+    /// Mappings of all processes together.
     pub max_mappings: usize,
     /// Mappings of one process: as vm.max_map_count on Linux.
     pub max_mappings_per_process: usize,

@@ -9,7 +9,8 @@ use crate::error::{Error, Result};
 
 /// Bytes of a page: what mmap(2) users expect on every common machine.
 pub const PAGE_SIZE: u64 = 4096;
-/// Bytes of a block. 64 KiB is where an S3 GET's fixed cost stops to dominate its transfer.
+/// Bytes of a block: small enough that a random read brings little that nobody asked for, and as many pages as a
+/// 16-bit mask has bits. Large reads fetch runs of blocks with one request.
 pub const BLOCK_SIZE: u64 = 64 * 1024;
 /// [`BLOCK_SIZE`] as a buffer length.
 pub const BLOCK_LEN: usize = 64 * 1024;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::state::{FileState, Found, MapUse};
+use super::state::{FileState, Found};
 use super::{FaultCounts, File};
 use crate::block::{DirtyBlock, ReadBytes, slice_padded};
 use crate::budget::Reservation;
@@ -244,11 +244,6 @@ impl File {
 
     fn check_registered(&self, state: &FileState, id: MmapId) -> Result<()> {
         if state.mappings.contains_key(&id) { Ok(()) } else { Err(no_such_mapping(id)) }
-    }
-
-    /// The use that a mapping makes of the file, if it is known.
-    pub fn usage(&self, id: MmapId) -> Option<MapUse> {
-        self.state.read().mappings.get(&id).map(|mapping| mapping.usage.clone())
     }
 }
 
