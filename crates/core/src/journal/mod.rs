@@ -1,0 +1,31 @@
+//! The journal: a redo log of opaque records, in segments of fixed size in one folder.
+//!
+//! Invariants:
+//! - records are replayed in the order they were appended, each whole and unchanged, without a gap;
+//! - what was accepted can be written: there is a spare segment, or the accepted fits into the current one;
+//! - what was acknowledged is replayed after the failure that its [`Level`] names, or its loss is reported;
+//! - a segment of an earlier run is never appended to, and goes only when a later checkpoint covers it.
+//!
+//! It does not know what a record says. A record may be replayed twice, and after a checkpoint that was cut off
+//! without the ones before it, so records have to be facts that can be stated again.
+
+mod frame;
+mod options;
+mod disk;
+mod folder;
+mod scan;
+mod segments;
+mod queue;
+mod writer;
+mod open;
+mod handle;
+mod checkpoint;
+
+pub use checkpoint::Mark;
+pub use disk::{Disk, DiskFile};
+pub use folder::Folder;
+pub use handle::Journal;
+pub use open::Opened;
+pub use options::{Level, Lsn, Options};
+pub use queue::Room;
+pub use scan::Damage;
