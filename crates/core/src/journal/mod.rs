@@ -6,9 +6,11 @@
 //! - what was acknowledged is replayed after the failure that its [`Level`] names, or its loss is reported;
 //! - a segment of an earlier run is never appended to, and goes only when a later checkpoint covers it.
 //!
-//! It does not know what a record says. A record may be replayed twice, and after a checkpoint that was cut off
+//! What records say, and what they come to, is the concern of `record` and `replay`; the rest does not know it. A record may be replayed twice, and after a checkpoint that was cut off
 //! without the ones before it, so records have to be facts that can be stated again.
 
+pub mod record;
+pub mod replay;
 mod frame;
 mod options;
 mod disk;

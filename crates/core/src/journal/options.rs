@@ -7,6 +7,11 @@ use crate::error::{Error, Result};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lsn(pub u64);
 
+impl Lsn {
+    /// Before the first record: there is nothing to wait for.
+    pub const NONE: Self = Self(0);
+}
+
 /// When a record is acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
