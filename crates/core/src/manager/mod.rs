@@ -28,6 +28,8 @@ mod fault_tests;
 mod race_tests;
 #[cfg(test)]
 mod end_tests;
+#[cfg(test)]
+mod crash_tests;
 
 use std::sync::Arc;
 
