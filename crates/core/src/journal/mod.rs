@@ -13,6 +13,8 @@ mod frame;
 mod options;
 mod disk;
 mod folder;
+#[cfg(any(test, feature = "test-support"))]
+pub mod sim;
 mod scan;
 mod segments;
 mod queue;
@@ -20,6 +22,13 @@ mod writer;
 mod open;
 mod handle;
 mod checkpoint;
+
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod damage_tests;
+#[cfg(test)]
+mod tests;
 
 pub use checkpoint::Mark;
 pub use disk::{Disk, DiskFile};
