@@ -9,11 +9,13 @@
 //!
 //! What it cannot promise: another program that reads the file while it is written sees some of both.
 
+use std::fs::File;
+use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::Arc;
 
 use cap_std::fs::Dir;
-use rustix::fs::Mode;
+use rustix::fs::{Advice, Mode};
 
 use super::copy::Cancelled;
 use super::inode::{Identity, growth_fault, io_fault, stat_of};
@@ -27,6 +29,9 @@ use crate::vfs::compose::base_size;
 use crate::vfs::fault::{StoreFault, StoreResult};
 use crate::vfs::store::{Base, Patch, Stat, WriteBack};
 use crate::vfs::version::Version;
+
+/// The largest piece in which Linux caches a file.
+const FOLIO_BYTES: u64 = 2 * 1024 * 1024;
 
 /// Takes the flight out of the list of those under way.
 struct FlightGuard<'a> {
@@ -99,7 +104,9 @@ impl Root {
         // From here on it takes place, whatever becomes of this call or this process.
         self.disk.sync_folder(&folder).map_err(io_fault)?;
         self.apply(&file, &head, |file| {
+            let mut forgotten = 0;
             for patch in &change.patches {
+                forgotten = forget(file, patch.range(), forgotten);
                 self.disk.write(file, &patch.data, patch.offset).map_err(|error| growth_fault(error, size))?;
             }
             Ok(())
@@ -109,6 +116,19 @@ impl Root {
         self.drop_record(inode)?;
         stat_of(&file)
     }
+}
+
+/// Has the kernel forget what it has cached around the range, behind `from`; answers up to where. It caches in
+/// pieces of up to [`FOLIO_BYTES`] and counts the whole piece as unsynced when a byte of it is written: 4 KiB
+/// would weigh 2 MiB in what it allows to be unsynced, and in what a process is said to have written.
+fn forget(file: &File, range: ByteRange, from: u64) -> u64 {
+    let start = (range.start() / FOLIO_BYTES * FOLIO_BYTES).max(from);
+    let end = range.end().next_multiple_of(FOLIO_BYTES);
+    if let Some(length) = end.checked_sub(start).and_then(NonZeroU64::new) {
+        // Advice: without it the change is the same.
+        let _ = rustix::fs::fadvise(file, start, Some(length), Advice::DontNeed);
+    }
+    end.max(from)
 }
 
 /// A change that is sure to take place must have the room for it: what it writes may lie in holes.
