@@ -17,6 +17,8 @@ use crate::vfs::conformance::{Bench, run_all};
 use crate::vfs::store::{Base, CommitId, Patch};
 
 const MIB: u64 = 1024 * 1024;
+/// How long a thread of a test waits for another.
+const DEADLINE: std::time::Duration = std::time::Duration::from_secs(20);
 
 /// A layout that changes every file in place that has more bytes than this.
 fn layout(folder: &Path, rewrite_max: u64, disk: Disk) -> LocalLayout {
@@ -105,7 +107,7 @@ impl Interpose for Gate {
         steps.0 += 1;
         self.held.notify_all();
         while steps.0 == self.hold_at && !steps.1 {
-            self.held.wait(&mut steps);
+            assert!(!self.held.wait_for(&mut steps, DEADLINE).timed_out(), "nobody lets it go");
         }
         drop(steps);
         make()
@@ -144,7 +146,7 @@ async fn a_read_beside_a_change_in_place_does_not_wait_and_one_of_its_bytes_sees
         move || {
             let mut steps = gate.steps.lock();
             while steps.0 < gate.hold_at {
-                gate.held.wait(&mut steps);
+                assert!(!gate.held.wait_for(&mut steps, DEADLINE).timed_out(), "it does not come so far");
             }
         }
     })

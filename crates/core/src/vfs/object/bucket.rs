@@ -14,6 +14,7 @@ use object_store::{
 use tokio_util::task::TaskTracker;
 
 use super::options::{Identity, ObjectOptions};
+use super::repeat::Repetitions;
 use crate::vfs::fault::{StoreFault, StoreResult};
 use crate::vfs::store::{Base, CommitId, Stat};
 use crate::vfs::version::Version;
@@ -79,7 +80,16 @@ impl Bucket {
 
     /// The object as it is now.
     pub(super) async fn head(&self, path: &Path) -> StoreResult<Stat> {
-        let answer = self.store.get_opts(path, GetOptions::new().with_head(true)).await.map_err(fault)?;
+        let mut repetitions = Repetitions::new();
+        let answer = loop {
+            match self.store.get_opts(path, GetOptions::new().with_head(true)).await.map_err(fault) {
+                Ok(answer) => break answer,
+                // No answer to a question without a condition.
+                Err(StoreFault::Changed | StoreFault::Exists) if repetitions.next().await => {}
+                Err(StoreFault::Changed | StoreFault::Exists) => return Err(under_way()),
+                Err(other) => return Err(other),
+            }
+        };
         let mut attributes = answer.attributes;
         let commit = attributes.remove(&Attribute::Metadata(COMMIT_KEY.into()));
         let commit = commit.and_then(|text| uuid::Uuid::parse_str(text.as_ref()).ok()).map(CommitId);
@@ -168,6 +178,11 @@ pub(super) fn update_version(version: &Version) -> UpdateVersion {
         }
         _ => UpdateVersion { e_tag: Some(text.to_owned()), version: None },
     }
+}
+
+/// The store refuses because of another change that has not shown yet.
+pub(super) fn under_way() -> StoreFault {
+    StoreFault::Failed("another change of the object was under way".into(), None)
 }
 
 /// What a client's error means.

@@ -4,6 +4,8 @@
 //! and user metadata of an object that others wrote are kept; object tags and storage class are not.
 
 mod options;
+mod completion;
+mod repeat;
 mod bucket;
 mod list;
 mod probe;
@@ -16,6 +18,7 @@ mod lookalike;
 #[cfg(test)]
 mod tests;
 
+pub(super) use completion::condition_of;
 pub use options::{Conditions, Identity, ObjectOptions};
 
 use std::sync::Arc;
@@ -27,8 +30,9 @@ use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 
-use self::bucket::{Bucket, delete, fault};
+use self::bucket::{Bucket, delete, fault, under_way};
 use self::options::MEMORY_FILE_MAX;
+use self::repeat::Repetitions;
 use super::fault::{StoreFault, StoreResult};
 use super::store::{FileStore, Listed, Stat, Traits, Writability, WriteBack};
 use super::version::Version;
@@ -95,7 +99,15 @@ impl FileStore for ObjectLayout {
         let path = self.bucket.path(name)?;
         // Removing what is not there succeeds on most stores, so it is asked for first.
         self.bucket.head(&path).await?;
-        delete(&self.bucket.store, &path).await
+        let mut repetitions = Repetitions::new();
+        loop {
+            // To remove it twice is to remove it once.
+            match delete(&self.bucket.store, &path).await {
+                Err(StoreFault::Failed(..) | StoreFault::Changed | StoreFault::Exists) if repetitions.next().await => {}
+                Err(StoreFault::Changed | StoreFault::Exists) => return Err(under_way()),
+                other => return other,
+            }
+        }
     }
 
     async fn probe(&self) -> StoreResult<Writability> {
