@@ -30,9 +30,8 @@ use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 
-use self::bucket::{Bucket, delete, fault, under_way};
+use self::bucket::{Bucket, delete, fault};
 use self::options::MEMORY_FILE_MAX;
-use self::repeat::Repetitions;
 use super::fault::{StoreFault, StoreResult};
 use super::store::{FileStore, Listed, Stat, Traits, Writability, WriteBack};
 use super::version::Version;
@@ -99,15 +98,7 @@ impl FileStore for ObjectLayout {
         let path = self.bucket.path(name)?;
         // Removing what is not there succeeds on most stores, so it is asked for first.
         self.bucket.head(&path).await?;
-        let mut repetitions = Repetitions::new();
-        loop {
-            // To remove it twice is to remove it once.
-            match delete(&self.bucket.store, &path).await {
-                Err(StoreFault::Failed(..) | StoreFault::Changed | StoreFault::Exists) if repetitions.next().await => {}
-                Err(StoreFault::Changed | StoreFault::Exists) => return Err(under_way()),
-                other => return other,
-            }
-        }
+        delete(&self.bucket.store, &path).await
     }
 
     async fn probe(&self) -> StoreResult<Writability> {

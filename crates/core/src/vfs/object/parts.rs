@@ -18,9 +18,10 @@ use object_store::path::Path;
 use object_store::{MultipartUpload, PutMultipartOptions, PutPayload, PutResult, UploadPart};
 use tokio_util::task::TaskTracker;
 
-use super::bucket::{Bucket, Made, fault, marked};
+use super::bucket::{Bucket, Made, fault, marked, unconditional};
 use super::completion::on_condition;
 use super::options::{Conditions, Identity};
+use super::repeat::repeated;
 use super::write::Outcome;
 use crate::units::ByteRange;
 use crate::vfs::fault::{StoreFault, StoreResult};
@@ -80,9 +81,12 @@ impl Bucket {
         // Asked for before anything is sent, and again right before it takes effect.
         self.check_base(path, &change.base).await?;
         let attributes = self.attributes_of(path, &change.base).await?;
-        let options =
-            PutMultipartOptions { attributes: marked(&attributes, change.commit), ..PutMultipartOptions::default() };
-        let upload = self.store.put_multipart_opts(path, options).await.map_err(fault)?;
+        let upload = repeated(|| async {
+            let attributes = marked(&attributes, change.commit);
+            let options = PutMultipartOptions { attributes, ..PutMultipartOptions::default() };
+            self.store.put_multipart_opts(path, options).await.map_err(unconditional)
+        });
+        let upload = upload.await?;
         let mut upload = UploadGuard { upload: Some(upload), cleanups: &self.cleanups };
         if let Err(refused) = self.send_parts(path, change, &mut upload).await {
             upload.abort().await;
@@ -116,13 +120,13 @@ impl Bucket {
             let next = self.assemble(path, change, part);
             let payload = match on_its_way.take() {
                 None => next.await?,
-                Some(sending) => futures::try_join!(async { sending.await.map_err(fault) }, next)?.1,
+                Some(sending) => futures::try_join!(async { sending.await.map_err(unconditional) }, next)?.1,
             };
             on_its_way = Some(upload.part(payload)?);
             start = part.end();
         }
         if let Some(sending) = on_its_way {
-            sending.await.map_err(fault)?;
+            sending.await.map_err(unconditional)?;
         }
         self.check_base(path, &change.base).await
     }

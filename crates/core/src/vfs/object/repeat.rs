@@ -7,6 +7,8 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio::time::Instant;
 
+use crate::vfs::fault::{StoreFault, StoreResult};
+
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 const REPETITIONS: usize = 6;
@@ -33,6 +35,21 @@ impl Repetitions {
                 true
             }
             _ => false,
+        }
+    }
+}
+
+/// What `request` comes to, which may as well be made twice.
+pub(super) async fn repeated<T, F>(request: impl Fn() -> F + Send) -> StoreResult<T>
+where
+    T: Send,
+    F: Future<Output = StoreResult<T>> + Send,
+{
+    let mut repetitions = Repetitions::new();
+    loop {
+        match request().await {
+            Err(StoreFault::Failed(..)) if repetitions.next().await => {}
+            answer => return answer,
         }
     }
 }
