@@ -4,6 +4,8 @@
 //! and user metadata of an object that others wrote are kept; object tags and storage class are not.
 
 mod options;
+mod completion;
+mod repeat;
 mod bucket;
 mod list;
 mod probe;
@@ -16,6 +18,7 @@ mod lookalike;
 #[cfg(test)]
 mod tests;
 
+pub(super) use completion::condition_of;
 pub use options::{Conditions, Identity, ObjectOptions};
 
 use std::sync::Arc;
