@@ -171,7 +171,7 @@ pub(super) fn update_version(version: &Version) -> UpdateVersion {
 }
 
 /// What a client's error means.
-pub(super) fn fault(error: object_store::Error) -> StoreFault {
+pub(in crate::vfs) fn fault(error: object_store::Error) -> StoreFault {
     use object_store::Error as E;
     match error {
         E::NotFound { .. } => StoreFault::Missing,
