@@ -1,60 +1,86 @@
-//! [`Counted`]: a store that counts what is put into it and fails from a chosen PUT on, for this layout's tests.
+//! [`Counted`]: a store that counts what is put into it, and in which a chosen PUT goes wrong, for this layout's tests.
 
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::StreamExt;
 use futures::stream::BoxStream;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
+use parking_lot::Mutex;
 
-/// What went into a store, and when it stops taking anything.
+/// What a PUT comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It takes effect and answers.
+    Done,
+    /// It has no effect and never answers, as all that come later.
+    DeadBefore,
+    /// It takes effect and never answers; all that come later have no effect.
+    DeadAfter,
+    /// It fails once and has no effect.
+    FailsBefore,
+    /// It fails once and takes effect: the reply is lost.
+    FailsAfter,
+}
+
+/// What went into a store, and what goes wrong with it.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     pub(super) puts: AtomicU64,
     pub(super) bytes: AtomicU64,
-    pub(super) gets: AtomicU64,
-    /// The PUT of this number and all later ones have no effect, and never answer. 0: none.
-    pub(super) dies_at: AtomicU64,
-    /// It dies with the PUT's effect, and not before it.
-    pub(super) dies_late: AtomicBool,
+    plan: Mutex<Option<(u64, Fate)>>,
 }
 
 impl Tally {
     pub(super) fn reset(&self) {
-        for count in [&self.puts, &self.bytes, &self.gets] {
-            count.store(0, Ordering::SeqCst);
-        }
+        self.puts.store(0, Ordering::SeqCst);
+        self.bytes.store(0, Ordering::SeqCst);
     }
 
-    /// The machine that writes dies at the PUT of this number from now.
-    pub(super) fn die_at(&self, put: u64, late: bool) {
+    /// The PUT of this number, counted from now, comes to this.
+    pub(super) fn plan(&self, put: u64, fate: Fate) {
         self.reset();
-        self.dies_late.store(late, Ordering::SeqCst);
-        self.dies_at.store(put, Ordering::SeqCst);
+        *self.plan.lock() = Some((put, fate));
     }
 
-    pub(super) fn is_dead(&self) -> bool {
-        let dies_at = self.dies_at.load(Ordering::SeqCst);
-        dies_at > 0 && self.puts.load(Ordering::SeqCst) >= dies_at
+    /// Whether the planned PUT came.
+    pub(super) fn came(&self) -> bool {
+        self.plan.lock().is_some_and(|(put, _)| self.puts.load(Ordering::SeqCst) >= put)
     }
 
-    /// Counts a PUT; answers whether it takes effect and whether it answers.
-    fn put(&self, bytes: usize) -> (bool, bool) {
+    fn put(&self, bytes: usize) -> Fate {
         self.bytes.fetch_add(bytes as u64, Ordering::SeqCst);
         let number = self.puts.fetch_add(1, Ordering::SeqCst) + 1;
-        let dies_at = self.dies_at.load(Ordering::SeqCst);
-        if dies_at == 0 || number < dies_at {
-            return (true, true);
+        match *self.plan.lock() {
+            Some((put, fate)) if number == put => fate,
+            Some((put, Fate::DeadBefore | Fate::DeadAfter)) if number > put => Fate::DeadBefore,
+            Some(_) | None => Fate::Done,
         }
-        (number == dies_at && self.dies_late.load(Ordering::SeqCst), false)
+    }
+
+    async fn run<T>(&self, bytes: usize, put: impl Future<Output = Result<T>> + Send) -> Result<T> {
+        let lost = || Err(Error::Generic { store: "Counted", source: "connection reset".into() });
+        match self.put(bytes) {
+            Fate::Done => put.await,
+            Fate::DeadBefore => std::future::pending().await,
+            Fate::DeadAfter => {
+                // Nobody hears of it.
+                let _ = put.await;
+                std::future::pending().await
+            }
+            Fate::FailsBefore => lost(),
+            Fate::FailsAfter => {
+                put.await?;
+                lost()
+            }
+        }
     }
 }
 
@@ -85,20 +111,13 @@ struct Upload(Box<dyn MultipartUpload>, Arc<Tally>);
 #[async_trait]
 impl MultipartUpload for Upload {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
-        match self.1.put(data.content_length()) {
-            (_, true) => self.0.put_part(data),
-            (_, false) => Box::pin(std::future::pending()),
-        }
+        let (tally, bytes) = (Arc::clone(&self.1), data.content_length());
+        let part = self.0.put_part(data);
+        Box::pin(async move { tally.run(bytes, part).await })
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
-        match self.1.put(0) {
-            (false, _) => std::future::pending().await,
-            (true, answers) => {
-                let put = self.0.complete().await;
-                if answers { put } else { std::future::pending().await }
-            }
-        }
+        self.1.run(0, self.0.complete()).await
     }
 
     async fn abort(&mut self) -> Result<()> {
@@ -109,13 +128,7 @@ impl MultipartUpload for Upload {
 #[async_trait]
 impl ObjectStore for Counted {
     async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
-        match self.tally.put(payload.content_length()) {
-            (false, _) => std::future::pending().await,
-            (true, answers) => {
-                let put = self.inner.put_opts(path, payload, options).await;
-                if answers { put } else { std::future::pending().await }
-            }
-        }
+        self.tally.run(payload.content_length(), self.inner.put_opts(path, payload, options)).await
     }
 
     async fn put_multipart_opts(&self, path: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
@@ -124,19 +137,14 @@ impl ObjectStore for Counted {
     }
 
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
-        self.tally.gets.fetch_add(1, Ordering::SeqCst);
         self.inner.get_opts(path, options).await
     }
 
     async fn get_ranges(&self, path: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        self.tally.gets.fetch_add(1, Ordering::SeqCst);
         self.inner.get_ranges(path, ranges).await
     }
 
     fn delete_stream(&self, paths: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        if self.tally.is_dead() {
-            return futures::stream::pending().boxed();
-        }
         self.inner.delete_stream(paths)
     }
 
