@@ -187,7 +187,7 @@ pub(super) fn unconditional(error: object_store::Error) -> StoreFault {
 }
 
 /// What a client's error means.
-pub(super) fn fault(error: object_store::Error) -> StoreFault {
+pub(in crate::vfs) fn fault(error: object_store::Error) -> StoreFault {
     use object_store::Error as E;
     match error {
         E::NotFound { .. } => StoreFault::Missing,
