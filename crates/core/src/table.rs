@@ -52,6 +52,7 @@ impl Drop for FileRef {
 impl FileTable {
     /// An empty table over `vfs`.
     pub fn new(vfs: Vfs, shared: Arc<Shared>) -> Self {
+        shared.divide(vfs.mounts().iter().map(|mount| mount.prefix()));
         Self { vfs, shared, files: Mutex::default() }
     }
 

@@ -122,7 +122,7 @@ impl File {
                 Attempt::NeedsMemory(bytes) => {
                     // What is held is given back first: holding some while waiting for more could wait for ever.
                     memory = Reservation::default();
-                    memory.merge(self.shared.reserve_dirty(bytes, access.deadline).await?);
+                    memory.merge(self.shared.reserve_dirty(&self.parts, bytes, access.deadline).await?);
                 }
             }
         }
@@ -148,6 +148,7 @@ impl File {
                 if !dirty.valid().union(covered).contains(touched) {
                     missing.push(block);
                 }
+                new += u64::from(dirty.needs_copy());
                 clean.push(None);
                 continue;
             }
@@ -176,6 +177,9 @@ impl File {
                 self.shared.cache.remove(state.content, block);
                 DirtyBlock::new(clean, memory.split(BLOCK_SIZE).unwrap_or_default())
             });
+            if dirty.needs_copy() {
+                dirty.pay_for_copy(memory.split(BLOCK_SIZE).unwrap_or_default());
+            }
             dirty.write(part.start, head, covered);
         }
         Ok(Attempt::Done(()))

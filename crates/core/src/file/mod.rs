@@ -26,6 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use parking_lot::{Mutex, RwLock};
+use tokio::time::Instant;
 
 pub use access::Access;
 pub(crate) use access::no_such_mapping;
@@ -35,10 +36,11 @@ pub use state::{MapUse, Registered};
 use self::commit::Waiter;
 use self::queue::CommitQueue;
 use self::state::FileState;
+use crate::block::DirtyBlock;
 use crate::caller::MmapId;
 use crate::error::Result;
 use crate::path::FilePath;
-use crate::shared::Shared;
+use crate::shared::{MountParts, Shared};
 use crate::units::{ByteRange, MAX_OFFSET};
 use crate::vfs::{Location, Version};
 
@@ -48,6 +50,8 @@ pub struct File {
     path: FilePath,
     location: Location,
     shared: Arc<Shared>,
+    /// What the file's mount can have.
+    parts: Arc<MountParts>,
     state: RwLock<FileState>,
     /// Held by whoever changes the file in its store.
     commit: CommitQueue,
@@ -95,10 +99,12 @@ impl File {
     /// A file of which nothing is known yet: [`File::refresh`] asks the store.
     pub fn new(path: FilePath, location: Location, shared: Arc<Shared>) -> Arc<Self> {
         let state = RwLock::new(FileState::new(shared.new_content()));
+        let parts = shared.parts_of(location.mount.prefix());
         Arc::new(Self {
             path,
             location,
             shared,
+            parts,
             state,
             commit: CommitQueue::default(),
             waiters: Mutex::default(),
@@ -157,7 +163,7 @@ impl File {
         };
         if orphaned {
             state.orphans.push(mapping.range.page_aligned());
-            self.shared.kick.notify_one();
+            self.shared.kick();
         }
     }
 
@@ -174,6 +180,11 @@ impl File {
     /// Unsynced bytes of it, in whole pages.
     pub fn dirty_bytes(&self) -> u64 {
         self.state.read().unsynced_bytes(WHOLE)
+    }
+
+    /// When its oldest unsynced page was written, if there is one.
+    pub fn unsynced_since(&self) -> Option<Instant> {
+        self.state.read().dirty.values().map(DirtyBlock::since).min()
     }
 
     /// Whether the store has something else than the unsynced pages are based on.
