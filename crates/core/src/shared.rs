@@ -94,7 +94,8 @@ impl Shared {
         ContentId(self.next_content.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Divides the shares among mounts: the only one can have everything, one of several three quarters.
+    /// Divides the shares among mounts: the only one can have everything; of several each can have three quarters
+    /// of a share that is taken bit by bit, and an equal part of the one for write-backs, which take much at once.
     pub fn divide<'a>(&self, prefixes: impl Iterator<Item = &'a str>) {
         let prefixes: Vec<&str> = prefixes.collect();
         let part = |share: &Budget| match prefixes.len() {
@@ -102,7 +103,8 @@ impl Shared {
             _ => share.part(Limits::mount_part(share.total())),
         };
         let parts = prefixes.iter().map(|prefix| {
-            let (dirty, fetch, write_back) = (part(&self.dirty), part(&self.fetch), part(&self.write_back));
+            let (dirty, fetch) = (part(&self.dirty), part(&self.fetch));
+            let write_back = self.write_back.part(self.write_back.total() / prefixes.len() as u64);
             Arc::new(MountParts { mount: (*prefix).to_owned(), dirty, fetch, write_back })
         });
         self.parts.get_or_init(|| parts.collect());

@@ -46,13 +46,13 @@ pub async fn run(files: Arc<FileTable>, shared: Arc<Shared>, closing: Cancellati
 async fn serve(files: &FileTable, shared: &Shared, mount: &Arc<Mount>) {
     let mut kicks = shared.kicks();
     let mut running = FuturesUnordered::new();
-    // The bytes of the files that are being written back.
+    // The memory of the files that are being written back.
     let mut busy: HashMap<FilePath, u64> = HashMap::new();
     loop {
         kicks.mark_unchanged();
         let chosen = choose(files, shared, mount, &busy);
         for file in chosen.files {
-            busy.insert(file.path().clone(), file.dirty_bytes());
+            busy.insert(file.path().clone(), file.dirty_memory());
             running.push(async move {
                 store_one(&file, shared).await;
                 file.path().clone()
@@ -104,7 +104,7 @@ fn choose(files: &FileTable, shared: &Shared, mount: &Mount, busy: &HashMap<File
     let is_candidate = |file: &File| {
         file.location().mount.prefix() == mount.prefix()
             && !busy.contains_key(file.path())
-            && (file.has_orphans() || (excess > 0 && file.dirty_bytes() > 0))
+            && (file.has_orphans() || (excess > 0 && file.dirty_memory() > 0))
     };
     let mut candidates = files.select(is_candidate);
     candidates.sort_by_cached_key(|file| (!file.has_orphans(), file.unsynced_since()));
@@ -113,7 +113,7 @@ fn choose(files: &FileTable, shared: &Shared, mount: &Mount, busy: &HashMap<File
         if let Some(due) = due {
             chosen.look_again = Some(chosen.look_again.map_or(due, |earlier| earlier.min(due)));
         } else if chosen.files.len() < free && (excess > 0 || file.has_orphans()) {
-            excess = excess.saturating_sub(file.dirty_bytes());
+            excess = excess.saturating_sub(file.dirty_memory());
             chosen.files.push(file);
         }
     }

@@ -41,7 +41,7 @@ use crate::caller::MmapId;
 use crate::error::Result;
 use crate::path::FilePath;
 use crate::shared::{MountParts, Shared};
-use crate::units::{ByteRange, MAX_OFFSET};
+use crate::units::{BLOCK_SIZE, ByteRange, MAX_OFFSET};
 use crate::vfs::{Location, Version};
 
 /// A file that is or was mapped. Exactly one lives for a path.
@@ -180,6 +180,11 @@ impl File {
     /// Unsynced bytes of it, in whole pages.
     pub fn dirty_bytes(&self) -> u64 {
         self.state.read().unsynced_bytes(WHOLE)
+    }
+
+    /// Memory of its blocks with unsynced pages: what writing it back makes free.
+    pub fn dirty_memory(&self) -> u64 {
+        self.state.read().dirty.len() as u64 * BLOCK_SIZE
     }
 
     /// When its oldest unsynced page was written, if there is one.

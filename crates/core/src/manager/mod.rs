@@ -24,6 +24,8 @@ mod fault_tests;
 mod race_tests;
 #[cfg(test)]
 mod end_tests;
+#[cfg(test)]
+mod pressure_tests;
 
 use std::sync::Arc;
 
