@@ -15,6 +15,10 @@ const MIB: u64 = 1024 * 1024;
 pub struct Limits {
     /// One budget for clean, dirty, private and in-flight bytes; split by the methods below.
     pub memory: u64,
+    /// Bytes of private pages that may go to the local disk when their share of memory is used up; 0: none, they
+    /// are refused. Not by default: a disk that fills with what was meant for memory surprises, and takes down
+    /// what shares it; a refusal is a sentence to whoever asked.
+    pub private_spill: u64,
     /// Largest data of one read or write.
     pub max_message: u64,
     /// Mappings of all processes together.
@@ -42,6 +46,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             memory: 1024 * MIB,
+            private_spill: 0,
             max_message: 4 * MIB,
             max_mappings: 1 << 20,
             max_mappings_per_process: 65_530,

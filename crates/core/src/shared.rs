@@ -17,6 +17,8 @@ use crate::budget::{Budget, Reservation};
 use crate::cache::{BlockCache, ContentId};
 use crate::error::{Errno, Error, Result};
 use crate::limits::Limits;
+use crate::private::PrivateMemory;
+use crate::spill::SpillFile;
 
 /// What all files share.
 #[derive(Debug)]
@@ -28,7 +30,7 @@ pub struct Shared {
     /// Memory of blocks with unsynced pages.
     pub dirty: Budget,
     /// Memory of private mappings' own pages.
-    pub private: Budget,
+    pub private: PrivateMemory,
     /// Memory of blocks on their way from the store.
     pub fetch: Budget,
     /// Memory of what write-backs hold beside the unsynced blocks.
@@ -71,11 +73,11 @@ impl Drop for WaitingGuard<'_> {
 
 impl Shared {
     /// For a manager with these limits.
-    pub fn new(limits: Limits, aside: Aside) -> Arc<Self> {
+    pub fn new(limits: Limits, aside: Aside, spill: Option<Arc<SpillFile>>) -> Arc<Self> {
         Arc::new(Self {
             cache: BlockCache::new(limits.clean_bytes()),
             dirty: Budget::new(limits.dirty_bytes()),
-            private: Budget::new(limits.private_bytes()),
+            private: PrivateMemory::new(Budget::new(limits.private_bytes()), spill),
             fetch: Budget::new(limits.fetch_bytes()),
             write_back: Budget::new(limits.write_back_bytes()),
             backlog: Backlog::default(),
@@ -194,25 +196,6 @@ impl Shared {
         }
         let error = Error::new(Errno::DQuot, sentence).with("limit", "dirty_bytes").with("max", max).with("used", used);
         error.with("mount", culprit).retry_after(Duration::from_secs(1))
-    }
-
-    /// Memory for `bytes` of private pages.
-    ///
-    /// # Errors
-    /// [`Errno::NoMem`].
-    pub fn reserve_private(&self, bytes: u64) -> Result<Reservation> {
-        self.private.try_take(bytes).ok_or_else(|| {
-            Error::new(
-                Errno::NoMem,
-                format!(
-                    "private pages are at their limit of {} bytes: unmap private mappings, or raise the memory budget",
-                    self.private.total()
-                ),
-            )
-            .with("limit", "private_bytes")
-            .with("max", self.private.total())
-            .with("used", self.private.used())
-        })
     }
 
     /// Runs `work` to its end, also when the caller goes away. Cancel safe: what was begun is finished.

@@ -16,7 +16,8 @@ use crate::block::{DirtyBlock, ReadBytes, slice_padded};
 use crate::budget::Reservation;
 use crate::caller::MmapId;
 use crate::error::{Errno, Error, Result};
-use crate::overlay::CowMemory;
+use crate::overlay::{CowMemory, OwnPage, Written};
+use crate::spill::{InHand, Slot};
 use crate::units::{BLOCK_SIZE, BlockIndex, ByteRange, PAGE_LEN, PAGE_SIZE, PageIndex, PageMask};
 
 /// Who touches a file's bytes: the mapping, its own pages if it is private, its counters.
@@ -36,6 +37,8 @@ pub struct Access<'a> {
 enum Attempt<T> {
     Done(T),
     Missing(Vec<BlockIndex>),
+    /// Own pages that are in the spill file.
+    Spilled(Vec<Arc<Slot>>),
     NeedsMemory(u64),
 }
 
@@ -46,9 +49,9 @@ impl File {
     /// SIGBUS, ESTALE, EIO, EUCLEAN.
     pub async fn read(self: &Arc<Self>, access: Access<'_>, range: ByteRange) -> Result<ReadBytes> {
         // Blocks that were fetched stay reachable until the read is through.
-        let mut held = Vec::new();
+        let (mut held, mut in_hand) = (Vec::new(), InHand::default());
         loop {
-            let missing = match self.try_read(access, range)? {
+            let missing = match self.try_read(access, range, &in_hand)? {
                 Attempt::Done(bytes) => {
                     if held.is_empty() {
                         access.faults.minor.fetch_add(range.block_count(), Ordering::Relaxed);
@@ -56,6 +59,10 @@ impl File {
                     return Ok(bytes);
                 }
                 Attempt::Missing(missing) => missing,
+                Attempt::Spilled(slots) => {
+                    in_hand.bring(slots).await?;
+                    continue;
+                }
                 Attempt::NeedsMemory(_) => Vec::new(),
             };
             if held.is_empty() {
@@ -66,14 +73,21 @@ impl File {
         }
     }
 
-    fn try_read(&self, access: Access<'_>, range: ByteRange) -> Result<Attempt<ReadBytes>> {
+    fn try_read(&self, access: Access<'_>, range: ByteRange, in_hand: &InHand) -> Result<Attempt<ReadBytes>> {
         let state = self.state.read();
         self.check_end(&state, access.id, range)?;
         let mut bytes = ReadBytes::default();
-        let mut missing = Vec::new();
+        let (mut missing, mut spilled) = (Vec::new(), Vec::new());
         let own = access.overlay.map(|overlay| overlay.snapshot(range)).unwrap_or_default();
         let mut position = range.start();
-        for (page, data) in own {
+        for (page, own) in own {
+            let data = match own {
+                OwnPage::Present(data) => data,
+                OwnPage::Spilled(page) => page.bytes(in_hand).unwrap_or_else(|slot| {
+                    spilled.push(slot);
+                    Bytes::new()
+                }),
+            };
             let part = range.intersect(page.range());
             self.gather(&state, ByteRange::new(position, part.start()), &mut bytes, &mut missing);
             #[expect(clippy::cast_possible_truncation, reason = "within a page")]
@@ -83,7 +97,11 @@ impl File {
             position = part.end();
         }
         self.gather(&state, ByteRange::new(position, range.end()), &mut bytes, &mut missing);
-        Ok(if missing.is_empty() { Attempt::Done(bytes) } else { Attempt::Missing(missing) })
+        Ok(match (spilled.is_empty(), missing.is_empty()) {
+            (false, _) => Attempt::Spilled(spilled),
+            (true, false) => Attempt::Missing(missing),
+            (true, true) => Attempt::Done(bytes),
+        })
     }
 
     /// Appends the shared bytes of `range`, or names the blocks that are missing.
@@ -106,11 +124,11 @@ impl File {
     /// # Errors
     /// EBADF if the mapping is gone, SIGBUS, EDQUOT, ENOMEM, ESTALE, EIO, EUCLEAN.
     pub async fn write(self: &Arc<Self>, access: Access<'_>, range: ByteRange, data: &[u8]) -> Result<()> {
-        let mut held = Vec::new();
+        let (mut held, mut in_hand) = (Vec::new(), InHand::default());
         let mut memory = Reservation::default();
         loop {
             let attempt = match access.overlay {
-                Some(overlay) => self.try_write_private(access, overlay, range, data)?,
+                Some(overlay) => self.try_write_private(access, overlay, range, data, (&mut memory, &in_hand))?,
                 None => self.try_write_shared(access, range, data, &mut memory)?,
             };
             match attempt {
@@ -119,10 +137,14 @@ impl File {
                     access.faults.major.fetch_add(missing.len() as u64, Ordering::Relaxed);
                     held.extend(self.fault(&missing).await?);
                 }
+                Attempt::Spilled(slots) => in_hand.bring(slots).await?,
                 Attempt::NeedsMemory(bytes) => {
                     // What is held is given back first: holding some while waiting for more could wait for ever.
-                    memory = Reservation::default();
-                    memory.merge(self.shared.reserve_dirty(&self.parts, bytes, access.deadline).await?);
+                    drop(std::mem::take(&mut memory));
+                    memory = match access.overlay {
+                        Some(_) => self.shared.private.reserve(bytes).await?,
+                        None => self.shared.reserve_dirty(&self.parts, bytes, access.deadline).await?,
+                    };
                 }
             }
         }
@@ -191,6 +213,7 @@ impl File {
         overlay: &CowMemory,
         range: ByteRange,
         data: &[u8],
+        (memory, in_hand): (&mut Reservation, &InHand),
     ) -> Result<Attempt<()>> {
         let state = self.state.read();
         self.check_end(&state, access.id, range)?;
@@ -201,7 +224,7 @@ impl File {
         let mut edges: SmallVec<[PageIndex; 2]> = range.pages().next().into_iter().collect();
         edges.extend(range.pages().next_back().filter(|last| Some(last) != edges.first()));
         for page in edges {
-            if range.contains(page.range()) || overlay.get(page).is_some() {
+            if range.contains(page.range()) || overlay.has(page) {
                 continue;
             }
             let block = BlockIndex::of(page.range().start());
@@ -217,17 +240,18 @@ impl File {
             return Ok(Attempt::Missing(missing));
         }
         let data = &data[..usize::try_from(range.len()).unwrap_or(data.len()).min(data.len())];
-        loop {
-            let memory = self.shared.reserve_private(overlay.missing(range) * PAGE_SIZE)?;
-            let base = |page| {
-                let known = bases.iter().find(|(known, _)| *known == page);
-                known.map_or_else(|| Bytes::from_static(&[0; PAGE_LEN]), |(_, bytes)| bytes.clone())
-            };
-            if let Some(copied) = overlay.write(range, data, memory, base) {
+        let base = |page| {
+            let known = bases.iter().find(|(known, _)| *known == page);
+            known.map_or_else(|| Bytes::from_static(&[0; PAGE_LEN]), |(_, bytes)| bytes.clone())
+        };
+        Ok(match overlay.write(range, data, memory, in_hand, base) {
+            Written::Done(copied) => {
                 access.faults.minor.fetch_add(copied, Ordering::Relaxed);
-                return Ok(Attempt::Done(()));
+                Attempt::Done(())
             }
-        }
+            Written::NeedsMemory(bytes) => Attempt::NeedsMemory(bytes),
+            Written::NeedsPages(slots) => Attempt::Spilled(slots),
+        })
     }
 
     fn check_end(&self, state: &FileState, id: MmapId, range: ByteRange) -> Result<()> {

@@ -138,6 +138,9 @@ impl File {
         let mut state = self.state.write();
         let open = !state.removing && state.base.is_some();
         if open {
+            if let MapUse::Private(overlay) = &mapping.usage {
+                self.shared.private.enroll(overlay);
+            }
             state.mappings.insert(id, mapping);
         }
         open

@@ -42,6 +42,7 @@ use crate::limits::Limits;
 use crate::mapping::MmapEntry;
 use crate::process::{CallGuard, ProcessTable};
 use crate::shared::Shared;
+use crate::spill::SpillFile;
 use crate::state::StateDir;
 use crate::table::FileTable;
 use crate::vfs::Vfs;
@@ -67,20 +68,21 @@ impl MmapManager {
     /// A manager over `vfs` with default limits and nothing that outlives it: for embedders and tests. Needs a
     /// tokio runtime to run on.
     pub fn with_vfs(vfs: Vfs) -> Arc<Self> {
-        Self::assemble(vfs, StateDir::none(), Limits::default())
+        Self::assemble(vfs, StateDir::none(), Limits::default(), None)
     }
 
     /// A manager over `vfs`. Needs a tokio runtime to run on.
     ///
     /// # Errors
-    /// EINVAL if the limits do not fit together.
+    /// EINVAL if the limits do not fit together, EIO if the spill file cannot be made.
     pub fn open(vfs: Vfs, state: StateDir, limits: Limits) -> Result<Arc<Self>> {
         limits.check()?;
-        Ok(Self::assemble(vfs, state, limits))
+        let spill = state.spill_file(limits.private_spill)?;
+        Ok(Self::assemble(vfs, state, limits, spill))
     }
 
-    fn assemble(vfs: Vfs, state: StateDir, limits: Limits) -> Arc<Self> {
-        let shared = Shared::new(limits, state.aside());
+    fn assemble(vfs: Vfs, state: StateDir, limits: Limits, spill: Option<Arc<SpillFile>>) -> Arc<Self> {
+        let shared = Shared::new(limits, state.aside(), spill);
         let manager = Arc::new(Self {
             files: Arc::new(FileTable::new(vfs, Arc::clone(&shared))),
             shared,
