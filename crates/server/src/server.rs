@@ -104,7 +104,7 @@ impl Server {
             listeners.push(Listener::bind(addr).await.map_err(ServerError::Failed)?);
         }
         let (manager, mounts) = open_core(&config)?;
-        let health = Health::new(mounts).await;
+        let health = Health::new(mounts, Arc::clone(&manager)).await;
         let mounts = health.check().await;
         Ok(Self { config, listeners, manager, health, mounts })
     }

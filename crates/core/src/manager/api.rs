@@ -208,6 +208,19 @@ pub struct FileStats {
     pub dirty_bytes: u64,
 }
 
+/// A file with bytes that are not in the store yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WaitingFile {
+    /// Its path.
+    pub path: String,
+    /// Unsynced bytes of it, in whole pages.
+    pub dirty_bytes: u64,
+    /// Since the oldest of them was written, or last written back.
+    pub waiting: Duration,
+    /// Why the last write-back failed, if it did.
+    pub last_error: Option<String>,
+}
+
 /// What a truncation made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Truncated {
