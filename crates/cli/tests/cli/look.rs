@@ -84,16 +84,18 @@ async fn ps_shows_what_waits_to_be_stored_for_how_long_and_why() {
     }
     let client = Client::connect(bench.fake.address()).await.expect("it listens");
     let process = client.attach(AttachOptions { pid: Some(42), name: "writer".into() }).await.expect("it attaches");
+    let mut mappings = Vec::new();
     for name in ["a", "b", "c", "d"] {
         let path = format!("/data/{name}");
         let mapping = process.map(&path).prot(Prot::READ_WRITE).await.expect("it maps");
         mapping.write(0, b"unsynced".as_slice()).await.expect("it writes");
+        mappings.push(mapping);
     }
     let ps = bench.run(&["ps"]);
     let lines: Vec<_> = ps.text().lines().skip(2).collect();
     assert_eq!(
         lines[..3],
-        ["", "  UNSYNCED      FOR  NOT STORED YET", "   8.0 KiB      90s  /data/a  (the store is away)"]
+        ["", "  UNSYNCED      FOR  NOT STORED YET", "   8.0 KiB    1m30s  /data/a  (the store is away)"]
     );
     assert_eq!(lines.len(), 6, "of every page: {lines:?}");
     assert_eq!(

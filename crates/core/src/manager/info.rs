@@ -1,7 +1,7 @@
 //! Stats and lists of mappings and processes. They look and change nothing, not even a process's idle time.
 
 use super::MmapManager;
-use super::api::{Caller, MappingStats, MmapId, Page, PageRequest, ProcessKey, ProcessStats, WaitingFile};
+use super::api::{Caller, MappingStats, MemoryUse, MmapId, Page, PageRequest, ProcessKey, ProcessStats, WaitingFile};
 use crate::backlog::Trouble;
 use crate::capability::Capability;
 use crate::error::{Error, Result};
@@ -107,6 +107,18 @@ impl MmapManager {
                 .map(|error| error.message().to_owned()),
         });
         Ok(Page { items: waiting.collect(), next })
+    }
+
+    /// What is used of the memory budget now.
+    pub fn memory_use(&self) -> MemoryUse {
+        let shared = &self.shared;
+        MemoryUse {
+            clean: shared.cache.weight(),
+            dirty: shared.dirty.used(),
+            private: shared.private.used(),
+            fetch: shared.fetch.used(),
+            write_back: shared.write_back.used(),
+        }
     }
 
     /// The mounts that do not take their bytes: a write-back failed, and what is to be stored waits.
