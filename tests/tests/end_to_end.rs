@@ -257,14 +257,19 @@ fn health_and_reflection_are_served() {
 async fn health_follows_the_store() {
     let (Some(venv), Some(moto)) = (available(Venv::get()), available(Moto::start())) else { return };
     let server = Setup::new().mount("/data", &moto.mount_url("health")).envs(Moto::ENV).start();
-    let check = || buf_curl(&venv, &server, "grpc.health.v1.Health/Check", "{}");
-    assert!(check().contains("\"SERVING\""));
+    let serves = |service: &str| {
+        let answer = buf_curl(&venv, &server, "grpc.health.v1.Health/Check", &format!("{{\"service\":{service:?}}}"));
+        answer.contains("\"SERVING\"")
+    };
+    let stores = ["mmap.v1.stores", "mmap.v1.store:/data"];
+    assert!(serves("") && stores.iter().all(|store| serves(store)));
     drop(moto);
     let deadline = Duration::from_secs(60);
-    mmap_tests::wire::eventually("the health of a server whose store is gone is NOT_SERVING", deadline, async || {
-        check().contains("NOT_SERVING").then_some(())
+    mmap_tests::wire::eventually("the store that is gone is NOT_SERVING", deadline, async || {
+        (!stores.iter().any(|store| serves(store))).then_some(())
     })
     .await;
+    assert!(serves("") && serves("mmap.v1.MmapService"), "a load balancer leaves the server where it is");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

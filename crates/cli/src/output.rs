@@ -6,7 +6,7 @@
 use std::io::{self, Write};
 
 use anyhow::Result;
-use mmap_client::{FileInfo, MappingInfo, ProcessInfo, Prot, Sharing};
+use mmap_client::{FileInfo, MappingInfo, ProcessInfo, Prot, Sharing, WaitingFile};
 use serde::Serialize;
 
 use crate::units;
@@ -111,5 +111,21 @@ impl From<ProcessInfo> for ProcessRow {
     fn from(process: ProcessInfo) -> Self {
         let ProcessInfo { pid, name, mappings, attached, idle } = process;
         Self { pid, name, mappings, attached, idle_ms: u64::try_from(idle.as_millis()).unwrap_or(u64::MAX) }
+    }
+}
+
+/// A file as `WaitingFile` has it.
+#[derive(Serialize)]
+pub(crate) struct WaitingRow {
+    path: String,
+    dirty_bytes: u64,
+    waiting_ms: u64,
+    last_error: String,
+}
+
+impl From<WaitingFile> for WaitingRow {
+    fn from(file: WaitingFile) -> Self {
+        let WaitingFile { path, dirty_bytes, waiting, last_error } = file;
+        Self { path, dirty_bytes, waiting_ms: u64::try_from(waiting.as_millis()).unwrap_or(u64::MAX), last_error }
     }
 }

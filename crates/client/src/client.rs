@@ -12,7 +12,7 @@ use crate::{
     error::Result,
     process::{AttachOptions, Process},
     retry::Repeat,
-    types::{FileInfo, MappingInfo, Page, Pong, ProcessInfo},
+    types::{FileInfo, MappingInfo, Page, Pong, ProcessInfo, WaitingFile},
 };
 
 /// A connection to a server. Clones share it.
@@ -154,6 +154,18 @@ impl Client {
         let send = |stubs: Stubs, request| async move { stubs.process().list_processes(request).await };
         let answer = self.caller.call(Repeat::Idempotent, request, send).await?.into_inner();
         Ok(Page::new(answer.processes.into_iter().map(Into::into).collect(), answer.next_page_token))
+    }
+
+    /// A page of the files with bytes that are not in the store yet. Needs
+    /// [`Capability::SystemInfo`](crate::types::Capability::SystemInfo). Cancel safe; repeated by itself.
+    ///
+    /// # Errors
+    /// `EACCES` without the capability.
+    pub async fn list_waiting(&self, token: Option<&str>) -> Result<Page<WaitingFile>> {
+        let request = v1::ListWaitingRequest { page_size: 0, page_token: token.unwrap_or_default().to_owned() };
+        let send = |stubs: Stubs, request| async move { stubs.file().list_waiting(request).await };
+        let answer = self.caller.call(Repeat::Idempotent, request, send).await?.into_inner();
+        Ok(Page::new(answer.files.into_iter().map(Into::into).collect(), answer.next_page_token))
     }
 
     /// Asks the server's health service how it is, and how long the way there and back takes. Cancel safe; repeated

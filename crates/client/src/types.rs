@@ -220,6 +220,30 @@ impl From<v1::ProcessInfo> for ProcessInfo {
     }
 }
 
+/// A file with bytes that are not in the store yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WaitingFile {
+    /// Its path.
+    pub path: String,
+    /// Unsynced bytes of it, in whole pages.
+    pub dirty_bytes: u64,
+    /// Since the oldest of them was written, or last written back.
+    pub waiting: Duration,
+    /// Why the last write-back failed, as a sentence; empty if it did not fail or there was none.
+    pub last_error: String,
+}
+
+impl From<v1::WaitingFile> for WaitingFile {
+    fn from(wire: v1::WaitingFile) -> Self {
+        Self {
+            path: wire.path,
+            dirty_bytes: wire.dirty_bytes,
+            waiting: Duration::from_millis(wire.waiting_ms),
+            last_error: wire.last_error,
+        }
+    }
+}
+
 /// What a sync did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Synced {

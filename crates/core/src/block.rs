@@ -8,6 +8,7 @@
 
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
+use tokio::time::Instant;
 
 use crate::budget::Reservation;
 use crate::journal::Lsn;
@@ -118,15 +119,43 @@ pub struct DirtyBlock {
     writing: PageMask,
     /// The journal's record of its last write.
     pub said: Lsn,
+    /// When its oldest unsynced page was written.
+    since: Instant,
     _memory: Reservation,
+    /// Pays for the copy of a block that is written while the store still has the old one in its hands.
+    copy: Option<Reservation>,
 }
 
 impl DirtyBlock {
     /// A block whose clean bytes are `clean`, or not known at all.
     pub fn new(clean: Option<Bytes>, memory: Reservation) -> Self {
         let valid = if clean.is_some() { PageMask::ALL } else { PageMask::NONE };
-        let (dirty, writing) = (PageMask::NONE, PageMask::NONE);
-        Self { data: clean.unwrap_or_default(), valid, dirty, writing, said: Lsn::NONE, _memory: memory }
+        Self {
+            data: clean.unwrap_or_default(),
+            valid,
+            dirty: PageMask::NONE,
+            writing: PageMask::NONE,
+            said: Lsn::NONE,
+            since: Instant::now(),
+            _memory: memory,
+            copy: None,
+        }
+    }
+
+    /// When its oldest unsynced page was written.
+    pub fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// Whether writing to it now would copy it, because it is being written back: the copy is to be paid for
+    /// with [`DirtyBlock::pay_for_copy`].
+    pub fn needs_copy(&self) -> bool {
+        !self.writing.is_empty() && self.copy.is_none()
+    }
+
+    /// Memory for the copy, until the write-back has ended.
+    pub fn pay_for_copy(&mut self, memory: Reservation) {
+        self.copy = Some(memory);
     }
 
     /// The bytes. Only `valid` pages mean anything.
@@ -185,6 +214,9 @@ impl DirtyBlock {
 
     /// The pages being written back are in the store. Answers those of them that were not written since.
     pub fn end_writing(&mut self) -> PageMask {
+        self.copy = None;
+        // What was written since the cut is younger than the cut, and this is the least that is known of it.
+        self.since = Instant::now();
         std::mem::take(&mut self.writing).minus(self.dirty)
     }
 
@@ -192,6 +224,7 @@ impl DirtyBlock {
     pub fn abort_writing(&mut self) {
         self.dirty = self.unsynced();
         self.writing = PageMask::NONE;
+        self.copy = None;
     }
 
     /// Gives unsynced `pages` up: their bytes are not known any more.

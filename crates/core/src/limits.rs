@@ -15,6 +15,10 @@ const MIB: u64 = 1024 * 1024;
 pub struct Limits {
     /// One budget for clean, dirty, private and in-flight bytes; split by the methods below.
     pub memory: u64,
+    /// Bytes of private pages that may go to the local disk when their share of memory is used up; 0: none, they
+    /// are refused. Not by default: a disk that fills with what was meant for memory surprises, and takes down
+    /// what shares it; a refusal is a sentence to whoever asked.
+    pub private_spill: u64,
     /// Largest data of one read or write.
     pub max_message: u64,
     /// Mappings of all processes together.
@@ -42,6 +46,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             memory: 1024 * MIB,
+            private_spill: 0,
             max_message: 4 * MIB,
             max_mappings: 1 << 20,
             max_mappings_per_process: 65_530,
@@ -72,14 +77,35 @@ impl Limits {
         self.memory / 4
     }
 
+    /// Half of that: above it write-back begins by itself.
+    ///
+    /// Half and half (as Linux's dirty_background_ratio to its dirty_ratio): what is left is room for as many
+    /// bytes again while the first half is on its way to the store, so that a burst meets no waiting. A lower
+    /// one stores pages that are about to be written again; a higher one begins too late to help.
+    pub const fn dirty_soft_bytes(&self) -> u64 {
+        self.dirty_bytes() / 2
+    }
+
     /// An eighth: private mappings' own pages.
     pub const fn private_bytes(&self) -> u64 {
         self.memory / 8
     }
 
-    /// An eighth: blocks on their way from and to the store.
-    pub const fn inflight_bytes(&self) -> u64 {
-        self.memory / 8
+    /// A sixteenth: blocks on their way from the store. Apart from those on their way to it, so that a read
+    /// never waits behind a write-back.
+    pub const fn fetch_bytes(&self) -> u64 {
+        self.memory / 16
+    }
+
+    /// A sixteenth: what write-backs hold beside the unsynced blocks themselves.
+    pub const fn write_back_bytes(&self) -> u64 {
+        self.memory / 16
+    }
+
+    /// The part of a share that one of several mounts can have, so that a store that does not answer cannot
+    /// hold everything that the others need.
+    pub const fn mount_part(share: u64) -> u64 {
+        share / 4 * 3
     }
 
     /// Whether the bounds fit together.
@@ -90,7 +116,7 @@ impl Limits {
         let refuse = |field, message: String| Err(Error::invalid(field, message));
         // A write of the largest message dirties one block more than it fills.
         let needed = self.max_message + 2 * BLOCK_SIZE;
-        let smallest = self.private_bytes().min(self.inflight_bytes()).min(self.dirty_bytes());
+        let smallest = self.private_bytes().min(Self::mount_part(self.dirty_bytes()));
         if self.max_message == 0 || needed > smallest {
             let (memory, message) = (self.memory, self.max_message);
             // Whichever of the two is out of the ordinary is at fault.
@@ -119,8 +145,8 @@ mod tests {
     fn the_shares_add_up_to_at_most_the_budget() {
         for memory in [MIB, 64 * MIB + 4095, 6 << 30] {
             let limits = Limits::with_memory(memory);
-            let shares = limits.clean_bytes() + limits.dirty_bytes() + limits.private_bytes() + limits.inflight_bytes();
-            assert!(shares <= memory);
+            let inflight = limits.fetch_bytes() + limits.write_back_bytes();
+            assert!(limits.clean_bytes() + limits.dirty_bytes() + limits.private_bytes() + inflight <= memory);
         }
     }
 

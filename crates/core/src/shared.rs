@@ -1,16 +1,18 @@
 //! [`Shared`]: what all files of one manager share: the cache, the budgets, the limits, the tasks.
 //!
-//! Invariant: the budgets are the shares that [`Limits`] computes, so together they stay within its memory.
+//! Invariants: the budgets are the shares that [`Limits`] computes, so together they stay within its memory;
+//! one of several mounts never has all of a share that a store can hold up.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::aside::Aside;
+use crate::backlog::{Backlog, Trouble};
 use crate::budget::{Budget, Reservation};
 use crate::cache::{BlockCache, ContentId};
 use crate::error::{Errno, Error, Result};
@@ -18,6 +20,8 @@ use crate::journal::record::room_for;
 use crate::journal::{Journal, Lsn, Room};
 use crate::limits::Limits;
 use crate::path::FilePath;
+use crate::private::PrivateMemory;
+use crate::spill::SpillFile;
 use crate::units::{ByteRange, PAGE_SIZE};
 
 /// What all files share.
@@ -30,19 +34,38 @@ pub struct Shared {
     /// Memory of blocks with unsynced pages.
     pub dirty: Budget,
     /// Memory of private mappings' own pages.
-    pub private: Budget,
-    /// Memory of blocks on their way from and to the store.
-    pub inflight: Budget,
+    pub private: PrivateMemory,
+    /// Memory of blocks on their way from the store.
+    pub fetch: Budget,
+    /// Memory of what write-backs hold beside the unsynced blocks.
+    pub write_back: Budget,
+    /// What could not be written back.
+    pub backlog: Backlog,
     /// Where unsynced pages go that cannot be stored and must not be dropped.
     pub aside: Aside,
     /// The record of what is acknowledged and not in the store yet; none at level `memory`.
     pub journal: Option<Journal>,
     /// Write-backs, fetches and whatever else runs beside the calls.
     pub tasks: TaskTracker,
-    /// Wakes the write-back task.
-    pub kick: Notify,
+    /// Counts the reasons to look for something to write back.
+    kicks: watch::Sender<u64>,
+    /// What each mount can have.
+    parts: OnceLock<Vec<Arc<MountParts>>>,
     waiting_writers: AtomicUsize,
     next_content: AtomicU64,
+}
+
+/// What one mount can have of the shares that its store can hold up.
+#[derive(Debug)]
+pub struct MountParts {
+    /// The mount's prefix.
+    pub mount: String,
+    /// As [`Shared::dirty`].
+    pub dirty: Budget,
+    /// As [`Shared::fetch`].
+    pub fetch: Budget,
+    /// As [`Shared::write_back`].
+    pub write_back: Budget,
 }
 
 /// Counts a writer that waits for memory, as long as it lives.
@@ -56,16 +79,19 @@ impl Drop for WaitingGuard<'_> {
 
 impl Shared {
     /// For a manager with these limits.
-    pub fn new(limits: Limits, aside: Aside, journal: Option<Journal>) -> Arc<Self> {
+    pub fn new(limits: Limits, aside: Aside, spill: Option<Arc<SpillFile>>, journal: Option<Journal>) -> Arc<Self> {
         Arc::new(Self {
             cache: BlockCache::new(limits.clean_bytes()),
             dirty: Budget::new(limits.dirty_bytes()),
-            private: Budget::new(limits.private_bytes()),
-            inflight: Budget::new(limits.inflight_bytes()),
+            private: PrivateMemory::new(Budget::new(limits.private_bytes()), spill),
+            fetch: Budget::new(limits.fetch_bytes()),
+            write_back: Budget::new(limits.write_back_bytes()),
+            backlog: Backlog::default(),
             aside,
             journal,
             tasks: TaskTracker::new(),
-            kick: Notify::new(),
+            kicks: watch::Sender::new(0),
+            parts: OnceLock::new(),
             waiting_writers: AtomicUsize::new(0),
             next_content: AtomicU64::new(1),
             limits,
@@ -103,70 +129,106 @@ impl Shared {
         journal.reserve(room_for(path.as_str(), pages), deadline).await.map(Some)
     }
 
-    /// Whether writers wait for dirty pages to be written back.
-    pub fn under_pressure(&self) -> bool {
+    /// Divides the shares among mounts: the only one can have everything; of several each can have three quarters
+    /// of a share that is taken bit by bit, and an equal part of the one for write-backs, which take much at once.
+    pub fn divide<'a>(&self, prefixes: impl Iterator<Item = &'a str>) {
+        let prefixes: Vec<&str> = prefixes.collect();
+        let part = |share: &Budget| match prefixes.len() {
+            0 | 1 => share.clone(),
+            _ => share.part(Limits::mount_part(share.total())),
+        };
+        let parts = prefixes.iter().map(|prefix| {
+            let (dirty, fetch) = (part(&self.dirty), part(&self.fetch));
+            let write_back = self.write_back.part(self.write_back.total() / prefixes.len() as u64);
+            Arc::new(MountParts { mount: (*prefix).to_owned(), dirty, fetch, write_back })
+        });
+        self.parts.get_or_init(|| parts.collect());
+    }
+
+    /// What the mount can have.
+    pub fn parts_of(&self, mount: &str) -> Arc<MountParts> {
+        let known = self.parts.get().into_iter().flatten().find(|parts| parts.mount == mount);
+        known.map_or_else(
+            || {
+                let (dirty, fetch, write_back) = (self.dirty.clone(), self.fetch.clone(), self.write_back.clone());
+                Arc::new(MountParts { mount: mount.to_owned(), dirty, fetch, write_back })
+            },
+            Arc::clone,
+        )
+    }
+
+    /// There may be something to write back.
+    pub fn kick(&self) {
+        self.kicks.send_modify(|kicks| *kicks = kicks.wrapping_add(1));
+    }
+
+    /// Changes with each [`Shared::kick`].
+    pub fn kicks(&self) -> watch::Receiver<u64> {
+        self.kicks.subscribe()
+    }
+
+    /// Whether writers wait for unsynced bytes to be written back.
+    pub fn writers_wait(&self) -> bool {
         self.waiting_writers.load(Ordering::Relaxed) > 0
     }
 
-    /// Memory for `bytes` of blocks that become dirty. Over the limit the writer waits in line for write-back,
-    /// until nine tenths of its own deadline have passed (the rest is for the answer), or the store's time
-    /// limit where it has none.
+    /// Bytes of blocks with unsynced pages over the soft limit.
+    pub fn dirty_excess(&self) -> u64 {
+        self.dirty.used().saturating_sub(self.limits.dirty_soft_bytes())
+    }
+
+    /// Memory for `bytes` of a mount's blocks that become dirty. Over the soft limit write-back begins; at the
+    /// hard one the writer waits in line for it, until nine tenths of its own deadline have passed (the rest is
+    /// for the answer), or the store's time limit where it has none.
     ///
     /// # Errors
     /// [`Errno::DQuot`].
-    pub async fn reserve_dirty(&self, bytes: u64, deadline: Option<Instant>) -> Result<Reservation> {
-        if let Some(memory) = self.dirty.try_take(bytes) {
-            return Ok(memory);
+    pub async fn reserve_dirty(
+        &self,
+        parts: &MountParts,
+        bytes: u64,
+        deadline: Option<Instant>,
+    ) -> Result<Reservation> {
+        let memory = match parts.dirty.try_take(bytes) {
+            Some(memory) => memory,
+            None => {
+                self.waiting_writers.fetch_add(1, Ordering::Relaxed);
+                let _waiting = WaitingGuard(&self.waiting_writers);
+                self.kick();
+                let left = deadline.map_or(self.limits.store_timeout, |deadline| {
+                    deadline.saturating_duration_since(Instant::now()).mul_f32(0.9)
+                });
+                let taken = tokio::time::timeout(left, parts.dirty.take(bytes)).await;
+                taken.map_err(|_| self.over_quota(parts))?
+            }
+        };
+        if self.dirty_excess() > 0 {
+            self.kick();
         }
-        self.waiting_writers.fetch_add(1, Ordering::Relaxed);
-        let _waiting = WaitingGuard(&self.waiting_writers);
-        self.kick.notify_one();
-        let left = deadline.map_or(self.limits.store_timeout, |deadline| {
-            deadline.saturating_duration_since(Instant::now()).mul_f32(0.9)
-        });
-        tokio::time::timeout(left, self.dirty.take(bytes)).await.map_err(|_| self.dirty_is_full())
+        Ok(memory)
     }
 
-    /// Memory for `bytes` of blocks that are dirty already, when the server was away.
-    ///
-    /// # Errors
-    /// [`Errno::DQuot`].
-    pub fn take_dirty(&self, bytes: u64) -> Result<Reservation> {
-        self.dirty.try_take(bytes).ok_or_else(|| self.dirty_is_full())
-    }
-
-    fn dirty_is_full(&self) -> Error {
-        Error::new(
-            Errno::DQuot,
-            format!(
-                "unsynced bytes are at their limit of {} and could not be written back in time: sync, or raise \
-                 the memory budget",
-                self.dirty.total()
-            ),
-        )
-        .with("limit", "dirty_bytes")
-        .with("max", self.dirty.total())
-        .with("used", self.dirty.used())
-        .retry_after(Duration::from_secs(1))
-    }
-
-    /// Memory for `bytes` of private pages.
-    ///
-    /// # Errors
-    /// [`Errno::NoMem`].
-    pub fn reserve_private(&self, bytes: u64) -> Result<Reservation> {
-        self.private.try_take(bytes).ok_or_else(|| {
-            Error::new(
-                Errno::NoMem,
-                format!(
-                    "private pages are at their limit of {} bytes: unmap private mappings, or raise the memory budget",
-                    self.private.total()
-                ),
-            )
-            .with("limit", "private_bytes")
-            .with("max", self.private.total())
-            .with("used", self.private.used())
-        })
+    /// Why a writer got no memory in time, and whose fault that is.
+    fn over_quota(&self, parts: &MountParts) -> Error {
+        let (used, max) = (self.dirty.used(), self.dirty.total());
+        let mut sentence = format!("unsynced bytes are at their limit of {max} and could not be written back in time");
+        // The mount that failed; while none has failed yet, the one whose bytes are in the way.
+        let troubles = self.backlog.troubles();
+        let trouble = troubles.iter().find(|trouble| trouble.mount == parts.mount).or(troubles.first());
+        let all = self.parts.get().into_iter().flatten();
+        let largest = all.max_by_key(|parts| parts.dirty.used()).map_or(parts.mount.as_str(), |parts| &parts.mount);
+        let culprit = trouble.map_or(largest, |trouble| trouble.mount.as_str());
+        match trouble {
+            Some(Trouble { mount, error, lasting, .. }) => sentence.push_str(&format!(
+                ": the mount {mount} has not taken its bytes for {} s ({error}); try again when its store is back",
+                lasting.as_secs()
+            )),
+            None => sentence.push_str(&format!(
+                ": most of them wait for the mount {culprit}; sync more often, or raise the memory budget"
+            )),
+        }
+        let error = Error::new(Errno::DQuot, sentence).with("limit", "dirty_bytes").with("max", max).with("used", used);
+        error.with("mount", culprit).retry_after(Duration::from_secs(1))
     }
 
     /// Runs `work` to its end, also when the caller goes away. Cancel safe: what was begun is finished.

@@ -6,12 +6,14 @@
 use std::fs::{File, TryLockError};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use crate::aside::Aside;
 use crate::caller::MmapId;
 use crate::error::{Errno, Error, Result};
+use crate::spill::SpillFile;
 
 /// What `format` says.
 const FORMAT: &str = "mmapd state 1\n";
@@ -93,6 +95,18 @@ impl StateDir {
     /// Where conflicts go.
     pub fn aside(&self) -> Aside {
         self.folder.as_ref().map_or_else(Aside::in_memory, |folder| Aside::in_folder(folder.join("conflicts")))
+    }
+
+    /// The file of at most `bytes` for private pages that memory has no room for; none of 0 bytes.
+    ///
+    /// # Errors
+    /// EINVAL without a directory, EIO if it cannot be made.
+    pub fn spill_file(&self, bytes: u64) -> Result<Option<Arc<SpillFile>>> {
+        match &self.folder {
+            _ if bytes == 0 => Ok(None),
+            Some(folder) => SpillFile::open(folder, bytes).map(Some),
+            None => Err(Error::invalid("private_spill", "private pages can be spilled to a state directory only")),
+        }
     }
 
     /// An id that was never used. Once in 65,536 calls it writes to the disk.

@@ -52,6 +52,7 @@ impl Drop for FileRef {
 impl FileTable {
     /// An empty table over `vfs`.
     pub fn new(vfs: Vfs, shared: Arc<Shared>) -> Self {
+        shared.divide(vfs.mounts().iter().map(|mount| mount.prefix()));
         Self { vfs, shared, files: Mutex::default() }
     }
 
@@ -110,7 +111,7 @@ mod tests {
     fn files_that_nobody_needs_are_forgotten_and_held_ones_are_not() {
         let mount = Mount::with_store("/", Arc::new(ObjectLayout::in_memory())).unwrap();
         let limits = Limits { max_idle_files: 10, ..Limits::default() };
-        let table = FileTable::new(Vfs::new(vec![mount]).unwrap(), Shared::new(limits, Aside::in_memory(), None));
+        let table = FileTable::new(Vfs::new(vec![mount]).unwrap(), Shared::new(limits, Aside::in_memory(), None, None));
         let path = |number: usize| FilePath::parse(&format!("/{number}")).unwrap();
         let held = table.acquire(&path(0)).unwrap();
         for number in 1..1000 {

@@ -8,7 +8,7 @@ use mmap_core::error::{Error, Result};
 use mmap_core::flags::{MapFlags, ProtFlags};
 use mmap_core::manager::{
     Create, Exited, FileStats, MapRequest, Mapped, MappingStats, MmapId, OnChange, Page, PageRequest, Populate,
-    ProcessStats, SyncRequest, SyncWait, Synced, Truncated, Unsynced,
+    ProcessStats, SyncRequest, SyncWait, Synced, Truncated, Unsynced, WaitingFile,
 };
 use mmap_core::path::FilePath;
 use mmap_core::units::ByteRange;
@@ -215,6 +215,16 @@ pub(crate) fn file(file: FileStats) -> v1::StatFileResponse {
         mapped_by: file.mapped_by,
         dirty_bytes: file.dirty_bytes,
     }
+}
+
+pub(crate) fn waiting(page: Page<WaitingFile>) -> v1::ListWaitingResponse {
+    let info = |file: WaitingFile| v1::WaitingFile {
+        path: file.path,
+        dirty_bytes: file.dirty_bytes,
+        waiting_ms: millis(file.waiting),
+        last_error: file.last_error.unwrap_or_default(),
+    };
+    v1::ListWaitingResponse { files: page.items.into_iter().map(info).collect(), next_page_token: page.next }
 }
 
 pub(crate) fn files(page: Page<FileStats>) -> v1::ListFilesResponse {

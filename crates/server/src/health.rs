@@ -1,17 +1,26 @@
-//! [`Health`]: `grpc.health.v1` for the whole and for each service. SERVING only while every mount answers.
+//! [`Health`]: `grpc.health.v1`: whether the server serves, and whether its stores take and give bytes.
+//!
+//! - `` (the whole) and each service: SERVING from the start to the stop. A load balancer takes out of rotation
+//!   what is NOT_SERVING; a store in trouble is no reason for that, since what is in memory is served, other
+//!   mounts are, and no other server has the unsynced bytes.
+//! - `mmap.v1.stores`: NOT_SERVING while any store is in trouble: degraded, for whoever is to be woken.
+//! - `mmap.v1.store:/prefix`: the same for the mount of that prefix.
+//!
+//! A store is in trouble while it does not answer, or while what it did not take waits for it.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
+use mmap_core::manager::MmapManager;
 use mmap_core::vfs::Mount;
 use mmap_proto::v1::file_service_server::SERVICE_NAME as FILE_SERVICE;
 use mmap_proto::v1::mmap_service_server::SERVICE_NAME as MMAP_SERVICE;
 use mmap_proto::v1::process_service_server::SERVICE_NAME as PROCESS_SERVICE;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
@@ -24,19 +33,24 @@ const PERIOD: Duration = Duration::from_secs(5);
 /// A mount that takes longer than this to answer does not serve anybody well.
 const CHECK_TIME: Duration = Duration::from_secs(5);
 
+/// Degraded: a store is in trouble.
+const STORES: &str = "mmap.v1.stores";
+
 /// Tells how the service is.
 #[derive(Debug)]
 pub(crate) struct Health {
     mounts: Vec<Arc<Mount>>,
+    manager: Arc<MmapManager>,
     reporter: HealthReporter,
-    well: AtomicBool,
+    /// The mounts that did not answer when they were asked last, and since when.
+    silent: Mutex<BTreeMap<String, Instant>>,
 }
 
 impl Health {
     /// The health of a server with these mounts; nothing is serving yet.
-    pub(crate) async fn new(mounts: Vec<Arc<Mount>>) -> Self {
-        let health = Self { mounts, reporter: HealthReporter::new(), well: AtomicBool::new(true) };
-        health.set(ServingStatus::NotServing).await;
+    pub(crate) async fn new(mounts: Vec<Arc<Mount>>, manager: Arc<MmapManager>) -> Self {
+        let health = Self { mounts, manager, reporter: HealthReporter::new(), silent: Mutex::default() };
+        health.set_all(ServingStatus::NotServing).await;
         health
     }
 
@@ -48,18 +62,36 @@ impl Health {
     /// Asks every mount, tells the outcome, and answers how each is.
     pub(crate) async fn check(&self) -> Vec<MountHealth> {
         let mounts = join_all(self.mounts.iter().map(|mount| ask(mount))).await;
-        let silent: Vec<String> =
-            mounts.iter().filter(|mount| mount.trouble.is_some()).map(ToString::to_string).collect();
-        let well = silent.is_empty();
-        // Told once, when it changes: a store that is away for an hour is not 720 lines of log.
-        if self.well.swap(well, Ordering::Relaxed) != well {
-            match well {
-                true => tracing::info!("every mount answers again"),
-                false => tracing::error!("not serving until every mount answers: {}", silent.join("; ")),
-            }
+        mounts.iter().for_each(|mount| self.tell(mount));
+        let waiting = self.manager.troubles();
+        let mut well = true;
+        for mount in &mounts {
+            let works = mount.trouble.is_none() && !waiting.iter().any(|trouble| trouble.mount == mount.prefix);
+            well &= works;
+            self.reporter.set_service_status(store_name(&mount.prefix), status(works)).await;
         }
-        self.set(if well { ServingStatus::Serving } else { ServingStatus::NotServing }).await;
+        self.reporter.set_service_status(STORES, status(well)).await;
+        for name in NAMES {
+            self.reporter.set_service_status(name, ServingStatus::Serving).await;
+        }
         mounts
+    }
+
+    /// Told when it changes: a store that is away for an hour is not 720 lines of log.
+    fn tell(&self, mount: &MountHealth) {
+        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&mount.trouble, silent.get(&mount.prefix)) {
+            (Some(_), None) => {
+                tracing::warn!("degraded: a store does not answer; what is in memory is served: {mount}");
+                silent.insert(mount.prefix.clone(), Instant::now());
+            }
+            (None, Some(since)) => {
+                let seconds = since.elapsed().as_secs();
+                tracing::info!(mount = mount.prefix, seconds, "the store answers again");
+                silent.remove(&mount.prefix);
+            }
+            (Some(_), Some(_)) | (None, None) => {}
+        }
     }
 
     /// Checks again and again.
@@ -72,21 +104,34 @@ impl Health {
 
     /// Tells that the server stops, also those that watch.
     pub(crate) async fn stop(&self) {
-        self.set(ServingStatus::NotServing).await;
+        self.set_all(ServingStatus::NotServing).await;
     }
 
     /// Ends the streams of those that watch, which would hold up the drain.
     pub(crate) async fn end(mut self) {
-        for name in NAMES {
-            self.reporter.clear_service_status(name).await;
+        for name in self.names() {
+            self.reporter.clear_service_status(&name).await;
         }
     }
 
-    async fn set(&self, status: ServingStatus) {
-        for name in NAMES {
+    async fn set_all(&self, status: ServingStatus) {
+        for name in self.names() {
             self.reporter.set_service_status(name, status).await;
         }
     }
+
+    fn names(&self) -> Vec<String> {
+        let stores = self.mounts.iter().map(|mount| store_name(mount.prefix()));
+        NAMES.into_iter().chain([STORES]).map(str::to_owned).chain(stores).collect()
+    }
+}
+
+fn store_name(prefix: &str) -> String {
+    format!("mmap.v1.store:{prefix}")
+}
+
+fn status(works: bool) -> ServingStatus {
+    if works { ServingStatus::Serving } else { ServingStatus::NotServing }
 }
 
 /// How a mount is.

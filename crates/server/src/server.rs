@@ -98,7 +98,7 @@ impl Server {
             listeners.push(Listener::bind(addr).await.map_err(ServerError::Failed)?);
         }
         let (manager, mounts, recovered) = open_core(&config).await?;
-        let health = Health::new(mounts).await;
+        let health = Health::new(mounts, Arc::clone(&manager)).await;
         let mounts = health.check().await;
         manager.settle(SETTLE_TIME).await;
         Ok(Self { config, listeners, manager, health, mounts, recovered })

@@ -37,7 +37,7 @@ fn check(service: &str) -> HealthCheckRequest {
 async fn health_serves_for_the_whole_and_for_each_service() {
     let server = Running::start(&[]).await;
     let mut health = HealthClient::new(server.channel().await);
-    for service in [""].iter().chain(&SERVICES) {
+    for service in ["", "mmap.v1.stores", "mmap.v1.store:/"].iter().chain(&SERVICES) {
         let answer = health.check(check(service)).await.unwrap();
         assert_eq!(answer.metadata().get("mmap-node").unwrap(), "n1");
         assert_eq!(answer.into_inner().status, ServingStatus::Serving as i32);

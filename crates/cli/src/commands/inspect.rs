@@ -1,13 +1,13 @@
-//! `maps` and `ps`: who has what mapped, as /proc/PID/maps and ps show it.
+//! `maps` and `ps`: who has what mapped, as /proc/PID/maps and ps show it, and what waits to be stored.
 
 use anyhow::Result;
 use clap::Args;
-use mmap_client::{MappingInfo, ProcessInfo, Sharing};
+use mmap_client::{MappingInfo, ProcessInfo, Sharing, WaitingFile};
 use serde_json::json;
 
 use crate::{
     context::Context,
-    output::{self, MappingRow, ProcessRow},
+    output::{self, MappingRow, ProcessRow, WaitingRow},
     units::{human_duration, human_size},
 };
 
@@ -56,7 +56,7 @@ fn mapping_line(mapping: &MappingInfo) -> String {
     format!("{range:<25} {perms:<5} {owner_pid:>6} {id:>8} {resident:>10} {dirty:>10}  {path}")
 }
 
-/// List the server's processes
+/// List the server's processes, and the files with bytes that are not in the store yet
 #[derive(Debug, Args)]
 pub(crate) struct Ps {}
 
@@ -72,12 +72,33 @@ impl Ps {
                 break;
             }
         }
+        let waiting = waiting(context).await?;
         if context.is_json() {
-            let rows: Vec<ProcessRow> = processes.into_iter().map(Into::into).collect();
-            return output::json(&json!({ "processes": rows }));
+            let processes: Vec<ProcessRow> = processes.into_iter().map(Into::into).collect();
+            let waiting: Vec<WaitingRow> = waiting.into_iter().map(Into::into).collect();
+            return output::json(&json!({ "processes": processes, "waiting": waiting }));
         }
         output::line(&format!("{:>10} {:>8} {:<8} {:>8}  NAME", "PID", "MAPPINGS", "ATTACHED", "IDLE"))?;
-        processes.iter().try_for_each(|process| output::line(&process_line(process)))
+        processes.iter().try_for_each(|process| output::line(&process_line(process)))?;
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        output::line("")?;
+        output::line(&format!("{:>10} {:>8}  NOT STORED YET", "UNSYNCED", "FOR"))?;
+        waiting.iter().try_for_each(|file| output::line(&waiting_line(file)))
+    }
+}
+
+async fn waiting(context: &Context) -> Result<Vec<WaitingFile>> {
+    let mut files = Vec::new();
+    let mut token = None;
+    loop {
+        let page = context.client.list_waiting(token.as_deref()).await?;
+        files.extend(page.items);
+        token = page.next;
+        if token.is_none() {
+            return Ok(files);
+        }
     }
 }
 
@@ -86,4 +107,12 @@ fn process_line(process: &ProcessInfo) -> String {
     let attached = if *attached { "yes" } else { "no" };
     let idle = if idle.is_zero() { "-".to_owned() } else { human_duration(*idle) };
     format!("{pid:>10} {mappings:>8} {attached:<8} {idle:>8}  {name}")
+}
+
+/// The last failure stands behind the path, if there was one.
+fn waiting_line(file: &WaitingFile) -> String {
+    let WaitingFile { path, dirty_bytes, waiting, last_error } = file;
+    let (bytes, waiting) = (human_size(*dirty_bytes), human_duration(*waiting));
+    let failure = if last_error.is_empty() { String::new() } else { format!("  ({last_error})") };
+    format!("{bytes:>10} {waiting:>8}  {path}{failure}")
 }

@@ -72,7 +72,35 @@ async fn maps_and_ps_show_who_has_what() {
     assert_eq!(line, ["42", "2", "yes", "1s", "writer"]);
     assert_eq!(
         bench.json(&["ps"]),
-        json!({"processes": [{"pid": 42, "name": "writer", "mappings": 2, "attached": true, "idle_ms": 1500}]})
+        json!({"processes": [{"pid": 42, "name": "writer", "mappings": 2, "attached": true, "idle_ms": 1500}], "waiting": []})
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ps_shows_what_waits_to_be_stored_for_how_long_and_why() {
+    let bench = Bench::new();
+    for name in ["a", "b", "c", "d"] {
+        bench.fake.put_file(&format!("/data/{name}"), vec![0; 8192]);
+    }
+    let client = Client::connect(bench.fake.address()).await.expect("it listens");
+    let process = client.attach(AttachOptions { pid: Some(42), name: "writer".into() }).await.expect("it attaches");
+    let mut mappings = Vec::new();
+    for name in ["a", "b", "c", "d"] {
+        let path = format!("/data/{name}");
+        let mapping = process.map(&path).prot(Prot::READ_WRITE).await.expect("it maps");
+        mapping.write(0, b"unsynced".as_slice()).await.expect("it writes");
+        mappings.push(mapping);
+    }
+    let ps = bench.run(&["ps"]);
+    let lines: Vec<_> = ps.text().lines().skip(2).collect();
+    assert_eq!(
+        lines[..3],
+        ["", "  UNSYNCED      FOR  NOT STORED YET", "   8.0 KiB    1m30s  /data/a  (the store is away)"]
+    );
+    assert_eq!(lines.len(), 6, "of every page: {lines:?}");
+    assert_eq!(
+        bench.json(&["ps"])["waiting"][3],
+        json!({"path": "/data/d", "dirty_bytes": 8192, "waiting_ms": 90_000, "last_error": "the store is away"})
     );
 }
 

@@ -24,8 +24,17 @@ async fn scene() -> Scene {
     Scene { fake, client, process, mapping }
 }
 
-const IDEMPOTENT: [&str; 8] =
-    ["MmapRead", "MmapStats", "Msync", "ListMappings", "ListProcesses", "StatFile", "ListFiles", "TruncateFile"];
+const IDEMPOTENT: [&str; 9] = [
+    "MmapRead",
+    "MmapStats",
+    "Msync",
+    "ListMappings",
+    "ListProcesses",
+    "ListWaiting",
+    "StatFile",
+    "ListFiles",
+    "TruncateFile",
+];
 
 async fn call_idempotent(scene: &Scene, method: &str) -> Result<(), Error> {
     let Scene { client, mapping, .. } = scene;
@@ -35,6 +44,7 @@ async fn call_idempotent(scene: &Scene, method: &str) -> Result<(), Error> {
         "Msync" => mapping.msync().await.map(|_| ()),
         "ListMappings" => client.list_mappings(None, None).await.map(|_| ()),
         "ListProcesses" => client.list_processes(None).await.map(|_| ()),
+        "ListWaiting" => client.list_waiting(None).await.map(|_| ()),
         "StatFile" => client.stat_file("/data/file").await.map(|_| ()),
         "ListFiles" => client.list_files("").await.map(|_| ()),
         "TruncateFile" => client.truncate_file("/data/file", 8192, Truncate::Create).await.map(|_| ()),

@@ -20,7 +20,8 @@ use crate::budget::Reservation;
 use crate::caller::MmapId;
 use crate::error::{Errno, Error, Result};
 use crate::journal::{Lsn, Room};
-use crate::overlay::CowMemory;
+use crate::overlay::{CowMemory, OwnPage, Written};
+use crate::spill::{InHand, Slot};
 use crate::units::{BLOCK_SIZE, BlockIndex, ByteRange, PAGE_LEN, PAGE_SIZE, PageIndex, PageMask};
 
 /// Who touches a file's bytes: the mapping, its own pages if it is private, its counters.
@@ -40,6 +41,8 @@ pub struct Access<'a> {
 enum Attempt<T> {
     Done(T),
     Missing(Vec<BlockIndex>),
+    /// Own pages that are in the spill file.
+    Spilled(Vec<Arc<Slot>>),
     NeedsMemory(u64),
 }
 
@@ -50,9 +53,9 @@ impl File {
     /// SIGBUS, ESTALE, EIO, EUCLEAN.
     pub async fn read(self: &Arc<Self>, access: Access<'_>, range: ByteRange) -> Result<ReadBytes> {
         // Blocks that were fetched stay reachable until the read is through.
-        let mut held = Vec::new();
+        let (mut held, mut in_hand) = (Vec::new(), InHand::default());
         loop {
-            let missing = match self.try_read(access, range)? {
+            let missing = match self.try_read(access, range, &in_hand)? {
                 Attempt::Done((bytes, said)) => {
                     if held.is_empty() {
                         access.faults.minor.fetch_add(range.block_count(), Ordering::Relaxed);
@@ -62,6 +65,10 @@ impl File {
                     return Ok(bytes);
                 }
                 Attempt::Missing(missing) => missing,
+                Attempt::Spilled(slots) => {
+                    in_hand.bring(slots).await?;
+                    continue;
+                }
                 Attempt::NeedsMemory(_) => Vec::new(),
             };
             if held.is_empty() {
@@ -73,14 +80,21 @@ impl File {
     }
 
     /// The bytes, and the latest record of the journal that tells of any of them.
-    fn try_read(&self, access: Access<'_>, range: ByteRange) -> Result<Attempt<(ReadBytes, Lsn)>> {
+    fn try_read(&self, access: Access<'_>, range: ByteRange, in_hand: &InHand) -> Result<Attempt<(ReadBytes, Lsn)>> {
         let state = self.state.read();
         self.check_end(&state, access.id, range)?;
         let mut bytes = ReadBytes::default();
-        let mut missing = Vec::new();
+        let (mut missing, mut spilled) = (Vec::new(), Vec::new());
         let (own, mut said) = access.overlay.map(|overlay| overlay.snapshot(range)).unwrap_or_default();
         let mut position = range.start();
-        for (page, data) in own {
+        for (page, own) in own {
+            let data = match own {
+                OwnPage::Present(data) => data,
+                OwnPage::Spilled(page) => page.bytes(in_hand).unwrap_or_else(|slot| {
+                    spilled.push(slot);
+                    Bytes::new()
+                }),
+            };
             let part = range.intersect(page.range());
             said = said.max(self.gather(&state, ByteRange::new(position, part.start()), &mut bytes, &mut missing));
             #[expect(clippy::cast_possible_truncation, reason = "within a page")]
@@ -90,7 +104,11 @@ impl File {
             position = part.end();
         }
         said = said.max(self.gather(&state, ByteRange::new(position, range.end()), &mut bytes, &mut missing));
-        Ok(if missing.is_empty() { Attempt::Done((bytes, said)) } else { Attempt::Missing(missing) })
+        Ok(match (spilled.is_empty(), missing.is_empty()) {
+            (false, _) => Attempt::Spilled(spilled),
+            (true, false) => Attempt::Missing(missing),
+            (true, true) => Attempt::Done((bytes, said)),
+        })
     }
 
     /// Appends the shared bytes of `range`, or names the blocks that are missing.
@@ -119,13 +137,13 @@ impl File {
     /// EBADF if the mapping is gone, SIGBUS, EDQUOT, ENOMEM, ESTALE, EIO, EUCLEAN. After an EIO of the journal the
     /// bytes may be there: whether they survive the server is not known.
     pub async fn write(self: &Arc<Self>, access: Access<'_>, range: ByteRange, data: &[u8]) -> Result<()> {
-        let mut held = Vec::new();
+        let (mut held, mut in_hand) = (Vec::new(), InHand::default());
         let mut memory = Reservation::default();
         loop {
             // Taken anew for each attempt: whoever waits for the store must not keep others from the journal.
             let room = self.shared.journal_room(&self.path, range, access.deadline).await?;
             let attempt = match access.overlay {
-                Some(overlay) => self.try_write_private(access, overlay, range, data, room)?,
+                Some(overlay) => self.try_write_private(access, overlay, range, data, (&mut memory, &in_hand, room))?,
                 None => self.try_write_shared(access, range, data, &mut memory, room)?,
             };
             match attempt {
@@ -134,10 +152,14 @@ impl File {
                     access.faults.major.fetch_add(missing.len() as u64, Ordering::Relaxed);
                     held.extend(self.fault(&missing).await?);
                 }
+                Attempt::Spilled(slots) => in_hand.bring(slots).await?,
                 Attempt::NeedsMemory(bytes) => {
                     // What is held is given back first: holding some while waiting for more could wait for ever.
-                    memory = Reservation::default();
-                    memory.merge(self.shared.reserve_dirty(bytes, access.deadline).await?);
+                    drop(std::mem::take(&mut memory));
+                    memory = match access.overlay {
+                        Some(_) => self.shared.private.reserve(bytes).await?,
+                        None => self.shared.reserve_dirty(&self.parts, bytes, access.deadline).await?,
+                    };
                 }
             }
         }
@@ -164,6 +186,7 @@ impl File {
                 if !dirty.valid().union(covered).contains(touched) {
                     missing.push(block);
                 }
+                new += u64::from(dirty.needs_copy());
                 clean.push(None);
                 continue;
             }
@@ -192,6 +215,9 @@ impl File {
                 self.shared.cache.remove(state.content, block);
                 DirtyBlock::new(clean, memory.split(BLOCK_SIZE).unwrap_or_default())
             });
+            if dirty.needs_copy() {
+                dirty.pay_for_copy(memory.split(BLOCK_SIZE).unwrap_or_default());
+            }
             dirty.write(part.start, head, covered);
         }
         Ok(Attempt::Done(state.say_written(room, range)))
@@ -203,7 +229,7 @@ impl File {
         overlay: &CowMemory,
         range: ByteRange,
         data: &[u8],
-        mut room: Option<Room>,
+        (memory, in_hand, room): (&mut Reservation, &InHand, Option<Room>),
     ) -> Result<Attempt<Lsn>> {
         let state = self.state.read();
         self.check_end(&state, access.id, range)?;
@@ -214,7 +240,7 @@ impl File {
         let mut edges: SmallVec<[PageIndex; 2]> = range.pages().next().into_iter().collect();
         edges.extend(range.pages().next_back().filter(|last| Some(last) != edges.first()));
         for page in edges {
-            if range.contains(page.range()) || overlay.get(page).is_some() {
+            if range.contains(page.range()) || overlay.has(page) {
                 continue;
             }
             let block = BlockIndex::of(page.range().start());
@@ -230,20 +256,20 @@ impl File {
             return Ok(Attempt::Missing(missing));
         }
         let data = &data[..usize::try_from(range.len()).unwrap_or(data.len()).min(data.len())];
-        loop {
-            let memory = self.shared.reserve_private(overlay.missing(range) * PAGE_SIZE)?;
-            let base = |page| {
-                let known = bases.iter().find(|(known, _)| *known == page);
-                known.map_or_else(|| Bytes::from_static(&[0; PAGE_LEN]), |(_, bytes)| bytes.clone())
-            };
-            let say = |pages: &[_]| state.log.copied(room.take(), access.id, pages);
-            if let Some((copied, said)) =
-                overlay.write(range, data, memory, base, (!state.log.is_silent()).then_some(say))
-            {
+        let base = |page| {
+            let known = bases.iter().find(|(known, _)| *known == page);
+            known.map_or_else(|| Bytes::from_static(&[0; PAGE_LEN]), |(_, bytes)| bytes.clone())
+        };
+        let say = |pages: &[_]| state.log.copied(room, access.id, pages);
+        let say = (!state.log.is_silent()).then_some(say);
+        Ok(match overlay.write(range, data, memory, in_hand, base, say) {
+            Written::Done(copied, said) => {
                 access.faults.minor.fetch_add(copied, Ordering::Relaxed);
-                return Ok(Attempt::Done(said));
+                Attempt::Done(said)
             }
-        }
+            Written::NeedsMemory(bytes) => Attempt::NeedsMemory(bytes),
+            Written::NeedsPages(slots) => Attempt::Spilled(slots),
+        })
     }
 
     fn check_end(&self, state: &FileState, id: MmapId, range: ByteRange) -> Result<()> {

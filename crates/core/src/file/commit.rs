@@ -14,11 +14,12 @@ use tokio::time::Instant;
 use super::state::{Attempt, FileState};
 use super::{File, WHOLE};
 use crate::block::slice_padded;
+use crate::budget::Reservation;
 use crate::error::{Errno, Error, Result};
 use crate::journal::Lsn;
 use crate::journal::record::BlockPages;
 use crate::units::{BlockIndex, ByteRange, PageMask, PageSet};
-use crate::vfs::{Base, CommitId, Patch, Stat, StoreFault, StoreResult, Version, WriteBack};
+use crate::vfs::{Base, CommitId, Patch, Stat, StoreFault, StoreResult, Version, WRITE_BACK_BYTES_MAX, WriteBack};
 
 /// How often a commit starts over because an earlier attempt of ours turned out to have taken effect.
 const ROUNDS_MAX: u32 = 8;
@@ -127,8 +128,21 @@ impl File {
         Ok(SyncOutcome { bytes: cut.bytes_in(ranges), version })
     }
 
-    /// One write-back of the unsynced ones of `pages`; repeated only where an attempt of ours was in the way.
+    /// As [`File::commit_rounds`], noted for the write-back task and for people.
     async fn commit_ranges(&self, pages: &PageSet) -> Result<(Cut, Option<Version>)> {
+        let result = self.commit_rounds(pages).await;
+        let (backlog, mount) = (&self.shared.backlog, &self.parts.mount);
+        match &result {
+            Err(error) => backlog.failed(mount, &self.path, self.dirty_bytes(), error),
+            // Nothing to store in one place says nothing of another where it failed.
+            Ok((cut, _)) if cut.blocks.is_empty() && self.dirty_bytes() > 0 => {}
+            Ok(_) => backlog.settled(mount, &self.path),
+        }
+        result
+    }
+
+    /// One write-back of the unsynced ones of `pages`; repeated only where an attempt of ours was in the way.
+    async fn commit_rounds(&self, pages: &PageSet) -> Result<(Cut, Option<Version>)> {
         for _ in 0..ROUNDS_MAX {
             if let Some(nothing) = self.nothing_unsynced(pages) {
                 return Ok((Cut::default(), nothing.version));
@@ -166,6 +180,8 @@ impl File {
     /// Takes a cut and writes it back.
     async fn write_cut(&self, pages: &PageSet) -> StoreResult<(Cut, Option<Version>)> {
         let traits = self.location.mount.store().traits();
+        // Before the cut is taken: from then on its blocks are copied when they are written.
+        let _room = self.room_for(self.clean_bytes(pages)).await;
         let ((change, said), mut guard) = {
             let mut state = self.state.write();
             let Some(version) = state.base.clone() else { return Err(StoreFault::Missing) };
@@ -198,6 +214,23 @@ impl File {
     async fn moved_journaled(&self, said: Lsn) {
         if let Err(error) = self.shared.journaled(said).await {
             tracing::warn!(path = %self.path, ?error, "the journal did not learn that a change is in the store");
+        }
+    }
+
+    /// Bytes of the file beside the unsynced ones of `pages`.
+    fn clean_bytes(&self, pages: &PageSet) -> u64 {
+        let state = self.state.read();
+        let unsynced: u64 = pages.ranges().iter().map(|range| state.unsynced_bytes(*range)).sum();
+        state.size.saturating_sub(unsynced)
+    }
+
+    /// Memory for what the store puts together beside the unsynced bytes, which are paid for already: the rest
+    /// of a file that is rewritten, or the parts of a larger one. Each holder has a time limit of its own, so the
+    /// wait ends.
+    async fn room_for(&self, bytes: u64) -> Reservation {
+        match self.location.mount.store().traits().rewrites_up_to {
+            0 => Reservation::default(),
+            _ => self.parts.write_back.take(bytes.min(WRITE_BACK_BYTES_MAX)).await,
         }
     }
 
@@ -303,6 +336,7 @@ impl File {
             return Err(StoreFault::TooLarge { max });
         }
         let made = matches!(base, Base::Missing);
+        let _room = self.room_for(size.min(self.size())).await;
         let ((change, said), guard) = {
             let mut state = self.state.write();
             (self.begin(&mut state, base, Some(size), Vec::new()), CutGuard { file: self, cut: Cut::default() })

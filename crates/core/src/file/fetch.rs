@@ -77,7 +77,7 @@ impl File {
     /// Fetches a run and lands its flights, whatever happens.
     async fn fetch(self: Arc<Self>, run: Run) {
         let guard = LandingGuard(&run.flights);
-        let _memory = self.shared.inflight.take(run.flights.len() as u64 * BLOCK_SIZE).await;
+        let _memory = self.parts.fetch.take(run.flights.len() as u64 * BLOCK_SIZE).await;
         if let Err(error) = self.fetch_run(&run).await {
             // Under the lock that joining takes: whoever is told of the failure and asks again begins a new fetch,
             // and joins no flight of this one that has not landed yet.

@@ -32,6 +32,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use parking_lot::{Mutex, RwLock};
+use tokio::time::Instant;
 
 pub use access::Access;
 pub(crate) use access::no_such_mapping;
@@ -42,12 +43,13 @@ use self::commit::Waiter;
 use self::log::FileLog;
 use self::queue::CommitQueue;
 use self::state::FileState;
+use crate::block::DirtyBlock;
 use crate::caller::MmapId;
 use crate::error::Result;
 use crate::journal::Lsn;
 use crate::path::FilePath;
-use crate::shared::Shared;
-use crate::units::{ByteRange, MAX_OFFSET};
+use crate::shared::{MountParts, Shared};
+use crate::units::{BLOCK_SIZE, ByteRange, MAX_OFFSET};
 use crate::vfs::{Location, Version};
 
 /// A file that is or was mapped. Exactly one lives for a path.
@@ -56,6 +58,8 @@ pub struct File {
     path: FilePath,
     location: Location,
     shared: Arc<Shared>,
+    /// What the file's mount can have.
+    parts: Arc<MountParts>,
     state: RwLock<FileState>,
     /// Held by whoever changes the file in its store.
     commit: CommitQueue,
@@ -102,12 +106,14 @@ pub const WHOLE: ByteRange = ByteRange::new(0, MAX_OFFSET);
 impl File {
     /// A file of which nothing is known yet: [`File::refresh`] asks the store.
     pub fn new(path: FilePath, location: Location, shared: Arc<Shared>) -> Arc<Self> {
-        let state =
-            RwLock::new(FileState::new(shared.new_content(), FileLog::new(shared.journal.clone(), path.clone())));
+        let log = FileLog::new(shared.journal.clone(), path.clone());
+        let state = RwLock::new(FileState::new(shared.new_content(), log));
+        let parts = shared.parts_of(location.mount.prefix());
         Arc::new(Self {
             path,
             location,
             shared,
+            parts,
             state,
             commit: CommitQueue::default(),
             waiters: Mutex::default(),
@@ -140,6 +146,9 @@ impl File {
     pub fn register(&self, id: MmapId, mapping: Registered) -> Option<Lsn> {
         let mut state = self.state.write();
         let open = !state.removing && state.base.is_some();
+        if open && let MapUse::Private(overlay) = &mapping.usage {
+            self.shared.private.enroll(overlay);
+        }
         open.then(|| state.enter(id, mapping))
     }
 
@@ -163,14 +172,16 @@ impl File {
         };
         if orphaned {
             state.orphans.push(mapping.range.page_aligned());
-            self.shared.kick.notify_one();
+            self.shared.kick();
         }
         said
     }
 
-    /// Whether ended processes left something for the write-back task to store.
+    /// Whether there is something for the write-back task to do: ended processes left something to store, or the
+    /// store has not been asked since the server was away.
     pub fn has_orphans(&self) -> bool {
-        !self.state.read().orphans.is_empty()
+        let state = self.state.read();
+        !state.orphans.is_empty() || state.unsettled
     }
 
     /// How many mappings there are of it.
@@ -181,6 +192,16 @@ impl File {
     /// Unsynced bytes of it, in whole pages.
     pub fn dirty_bytes(&self) -> u64 {
         self.state.read().unsynced_bytes(WHOLE)
+    }
+
+    /// Memory of its blocks with unsynced pages: what writing it back makes free.
+    pub fn dirty_memory(&self) -> u64 {
+        self.state.read().dirty.len() as u64 * BLOCK_SIZE
+    }
+
+    /// When its oldest unsynced page was written, if there is one.
+    pub fn unsynced_since(&self) -> Option<Instant> {
+        self.state.read().dirty.values().map(DirtyBlock::since).min()
     }
 
     /// Whether the store has something else than the unsynced pages are based on.

@@ -7,19 +7,24 @@ use super::state::Attempt;
 use super::{File, WHOLE};
 use crate::block::DirtyBlock;
 use crate::caller::MmapId;
-use crate::error::Result;
+use crate::error::{Errno, Error, Result};
 use crate::journal::replay::LiveFile;
 use crate::journal::{Journal, Lsn};
+use crate::overlay::Spilled;
+use crate::spill::InHand;
 use crate::units::{BLOCK_SIZE, BlockIndex, PageIndex, PageMask};
 
 /// Mappings, private pages or blocks that are said between two looks at how far the journal's writer is.
 const SAID_AT_ONCE: usize = 64;
 
+/// Spilled pages of a private mapping.
+type Pages = Vec<(PageIndex, Spilled)>;
+
 impl File {
     /// Takes up what the file was when the server ended. Its store is asked later: see [`File::settle`].
     ///
     /// # Errors
-    /// EDQUOT if the memory for unsynced pages does not suffice.
+    /// ENOMEM if the memory for unsynced pages does not suffice.
     pub fn restore(&self, live: LiveFile) -> Result<()> {
         let mut state = self.state.write();
         (state.base, state.size) = (live.version, live.size);
@@ -29,7 +34,7 @@ impl File {
             let block = BlockIndex::of(page.range().start());
             let part = page.range().within(block);
             if !state.dirty.contains_key(&block) {
-                let memory = self.shared.take_dirty(BLOCK_SIZE)?;
+                let memory = self.parts.dirty.try_take(BLOCK_SIZE).ok_or_else(|| self.does_not_fit())?;
                 state.dirty.insert(block, DirtyBlock::new(None, memory));
             }
             if let Some(dirty) = state.dirty.get_mut(&block) {
@@ -39,8 +44,24 @@ impl File {
         Ok(())
     }
 
+    fn does_not_fit(&self) -> Error {
+        Error::new(
+            Errno::NoMem,
+            format!(
+                "the unsynced pages of {} in the journal are more than the memory for unsynced bytes: start with a \
+                 larger --memory",
+                self.path
+            ),
+        )
+        .with("path", &self.path)
+        .with("max", self.parts.dirty.total())
+    }
+
     /// Takes up a mapping as it was, whatever has become of the file.
     pub fn restore_mapping(&self, id: MmapId, mapping: Registered) {
+        if let MapUse::Private(overlay) = &mapping.usage {
+            self.shared.private.enroll(overlay);
+        }
         self.state.write().enter(id, mapping);
     }
 
@@ -119,17 +140,44 @@ impl File {
     async fn say_private_again(&self, journal: &Journal, id: MmapId) -> Result<()> {
         let mut next = Some(PageIndex(0));
         while let Some(from) = next {
-            let mut said = Lsn::NONE;
-            next = {
-                let state = self.state.read();
-                let Some(Registered { usage: MapUse::Private(overlay), .. }) = state.mappings.get(&id) else { break };
-                overlay.say_again(from, SAID_AT_ONCE, |pages| {
-                    said = state.log.copied(None, id, pages);
-                    said
-                })
-            };
+            let Some((said, spilled, more)) = self.say_present_again(id, from) else { break };
             journal.acknowledged(said).await?;
+            if !spilled.is_empty() {
+                self.say_spilled_again(journal, id, spilled).await?;
+            }
+            next = more;
         }
         Ok(())
+    }
+
+    /// `None`: the mapping is gone.
+    fn say_present_again(&self, id: MmapId, from: PageIndex) -> Option<(Lsn, Pages, Option<PageIndex>)> {
+        let state = self.state.read();
+        let Registered { usage: MapUse::Private(overlay), .. } = state.mappings.get(&id)? else { return None };
+        let mut said = Lsn::NONE;
+        let (spilled, next) = overlay.say_again(from, SAID_AT_ONCE, |pages| {
+            said = state.log.copied(None, id, pages);
+            said
+        });
+        Some((said, spilled, next))
+    }
+
+    async fn say_spilled_again(&self, journal: &Journal, id: MmapId, spilled: Pages) -> Result<()> {
+        let mut in_hand = InHand::default();
+        in_hand.bring(spilled.iter().map(|(_, page)| page.slot()).collect()).await?;
+        let mut said = Lsn::NONE;
+        {
+            let state = self.state.read();
+            let Some(Registered { usage: MapUse::Private(overlay), .. }) = state.mappings.get(&id) else {
+                return Ok(());
+            };
+            for (page, spilled) in &spilled {
+                overlay.say_spilled(*page, spilled, &in_hand, |pages| {
+                    said = state.log.copied(None, id, pages);
+                    said
+                });
+            }
+        }
+        journal.acknowledged(said).await
     }
 }

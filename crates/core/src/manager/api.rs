@@ -208,6 +208,41 @@ pub struct FileStats {
     pub dirty_bytes: u64,
 }
 
+/// What is used of each share of the memory budget, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// Clean blocks.
+    pub clean: u64,
+    /// Blocks with unsynced pages, and their copies while they are written back.
+    pub dirty: u64,
+    /// Private pages in memory.
+    pub private: u64,
+    /// Blocks on their way from the stores.
+    pub fetch: u64,
+    /// What write-backs hold beside the unsynced blocks.
+    pub write_back: u64,
+}
+
+impl MemoryUse {
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.clean + self.dirty + self.private + self.fetch + self.write_back
+    }
+}
+
+/// A file with bytes that are not in the store yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WaitingFile {
+    /// Its path.
+    pub path: String,
+    /// Unsynced bytes of it, in whole pages.
+    pub dirty_bytes: u64,
+    /// Since the oldest of them was written, or last written back.
+    pub waiting: Duration,
+    /// Why the last write-back failed, if it did.
+    pub last_error: Option<String>,
+}
+
 /// What a truncation made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Truncated {

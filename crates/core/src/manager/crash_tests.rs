@@ -19,7 +19,7 @@ use super::*;
 use crate::flags::{MapFlags, ProtFlags};
 use crate::journal::sim::{Loss, SimDisk};
 use crate::journal::{Level, Options};
-use crate::units::{ByteRange, PAGE_LEN, PAGE_SIZE};
+use crate::units::{ByteRange, PAGE_LEN};
 use crate::vfs::object::ObjectLayout;
 use crate::vfs::{
     Base, CommitId, FileStore, Listed, Mount, Patch, Stat, StoreFault, StoreResult, Traits, Version, Vfs, Writability,

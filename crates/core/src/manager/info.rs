@@ -1,12 +1,14 @@
 //! Stats and lists of mappings and processes. They look and change nothing, not even a process's idle time.
 
 use super::MmapManager;
-use super::api::{Caller, MappingStats, MmapId, Page, PageRequest, ProcessKey, ProcessStats};
+use super::api::{Caller, MappingStats, MemoryUse, MmapId, Page, PageRequest, ProcessKey, ProcessStats, WaitingFile};
+use crate::backlog::Trouble;
 use crate::capability::Capability;
 use crate::error::{Error, Result};
-use crate::file::no_such_mapping;
+use crate::file::{File, no_such_mapping};
 use crate::flags::MapFlags;
 use crate::mapping::MmapEntry;
+use crate::path::FilePath;
 
 impl MmapManager {
     /// What a mapping is and what it costs; anybody's.
@@ -74,6 +76,54 @@ impl MmapManager {
             })
         };
         Ok(take_page(&processes, self.page_size(&page), |process| u64::from(process.key.pid), stats))
+    }
+
+    /// Lists the files with bytes that are not in the store yet, in the order of their paths. No store is asked.
+    ///
+    /// # Errors
+    /// EINVAL (a token that is none), EACCES.
+    pub fn list_waiting(&self, caller: impl Into<Caller>, page: PageRequest) -> Result<Page<WaitingFile>> {
+        let caller = caller.into();
+        let after = match page.token.as_str() {
+            "" => None,
+            token => Some(FilePath::parse(token).map_err(|_| bad_token(token))?),
+        };
+        caller.capabilities.require(Capability::SystemInfo)?;
+        let is_shown = |file: &File| file.dirty_memory() > 0 && after.as_ref().is_none_or(|after| file.path() > after);
+        let mut files = self.files.select(is_shown);
+        files.sort_unstable_by(|left, right| left.path().cmp(right.path()));
+        let size = self.page_size(&page);
+        let next = match files.get(size.saturating_sub(1)) {
+            Some(last) if files.len() > size => last.path().as_str().to_owned(),
+            _ => String::new(),
+        };
+        let backlog = &self.shared.backlog;
+        let waiting = files.iter().take(size).map(|file| WaitingFile {
+            path: file.path().as_str().to_owned(),
+            dirty_bytes: file.dirty_bytes(),
+            waiting: file.unsynced_since().map(|since| since.elapsed()).unwrap_or_default(),
+            last_error: backlog
+                .error(file.location().mount.prefix(), file.path())
+                .map(|error| error.message().to_owned()),
+        });
+        Ok(Page { items: waiting.collect(), next })
+    }
+
+    /// What is used of the memory budget now.
+    pub fn memory_use(&self) -> MemoryUse {
+        let shared = &self.shared;
+        MemoryUse {
+            clean: shared.cache.weight(),
+            dirty: shared.dirty.used(),
+            private: shared.private.used(),
+            fetch: shared.fetch.used(),
+            write_back: shared.write_back.used(),
+        }
+    }
+
+    /// The mounts that do not take their bytes: a write-back failed, and what is to be stored waits.
+    pub fn troubles(&self) -> Vec<Trouble> {
+        self.shared.backlog.troubles()
     }
 
     pub(super) fn page_size(&self, page: &PageRequest) -> usize {

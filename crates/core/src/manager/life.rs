@@ -209,7 +209,7 @@ impl MmapManager {
         let before = self.unsynced_bytes();
         let storing = async {
             let files = self.files.select(|file| file.dirty_bytes() > 0);
-            let store = |file| async move { writeback::store_one(file, true).await };
+            let store = |file| async move { writeback::store_whole(&file, &self.shared).await };
             futures::stream::iter(files).map(store).buffer_unordered(AT_ONCE).count().await;
             // So that the next start has less to read; without it nothing is lost.
             if let Err(error) = self.checkpoint().await {

@@ -30,6 +30,8 @@ mod race_tests;
 mod end_tests;
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod pressure_tests;
 
 use std::sync::Arc;
 
@@ -47,6 +49,7 @@ use crate::limits::Limits;
 use crate::mapping::MmapEntry;
 use crate::process::{CallGuard, ProcessTable};
 use crate::shared::Shared;
+use crate::spill::SpillFile;
 use crate::state::StateDir;
 use crate::table::FileTable;
 use crate::vfs::Vfs;
@@ -72,22 +75,29 @@ impl MmapManager {
     /// A manager over `vfs` with default limits and nothing that outlives it: for embedders and tests. Needs a
     /// tokio runtime to run on.
     pub fn with_vfs(vfs: Vfs) -> Arc<Self> {
-        Self::assemble(vfs, StateDir::none(), Limits::default(), None)
+        Self::assemble(vfs, StateDir::none(), Limits::default(), None, None)
     }
 
     /// A manager over `vfs` without a journal: acknowledged writes survive nothing before they are synced
     /// (level `memory`). Needs a tokio runtime to run on.
     ///
     /// # Errors
-    /// EINVAL if the limits do not fit together.
+    /// EINVAL if the limits do not fit together, EIO if the spill file cannot be made.
     pub fn open(vfs: Vfs, state: StateDir, limits: Limits) -> Result<Arc<Self>> {
         limits.check()?;
-        Ok(Self::assemble(vfs, state, limits, None))
+        let spill = state.spill_file(limits.private_spill)?;
+        Ok(Self::assemble(vfs, state, limits, spill, None))
     }
 
-    fn assemble(vfs: Vfs, state: StateDir, limits: Limits, journal: Option<Journal>) -> Arc<Self> {
+    fn assemble(
+        vfs: Vfs,
+        state: StateDir,
+        limits: Limits,
+        spill: Option<Arc<SpillFile>>,
+        journal: Option<Journal>,
+    ) -> Arc<Self> {
         let processes = ProcessTable::new(journal.clone());
-        let shared = Shared::new(limits, state.aside(), journal);
+        let shared = Shared::new(limits, state.aside(), spill, journal);
         let manager = Arc::new(Self {
             files: Arc::new(FileTable::new(vfs, Arc::clone(&shared))),
             shared,

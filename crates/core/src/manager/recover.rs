@@ -45,14 +45,15 @@ impl MmapManager {
         })?;
         let recovered = report(&survivors, &opened);
         fits(&survivors, &limits)?;
-        let manager = Self::assemble(vfs, state, limits, Some(journal));
-        manager.restore(survivors)?;
+        let spill = state.spill_file(limits.private_spill)?;
+        let manager = Self::assemble(vfs, state, limits, spill, Some(journal));
+        manager.restore(survivors).await?;
         manager.checkpoint().await?;
         manager.start_checkpoints();
         Ok((manager, recovered))
     }
 
-    fn restore(self: &Arc<Self>, survivors: Survivors) -> Result<()> {
+    async fn restore(self: &Arc<Self>, survivors: Survivors) -> Result<()> {
         let mut held = Vec::with_capacity(survivors.files.len());
         for (path, live) in survivors.files {
             let bytes = live.unsynced.len() as u64 * PAGE_SIZE;
@@ -64,16 +65,16 @@ impl MmapManager {
             self.processes.restore(key, live.name, live.leased);
         }
         for (id, live) in survivors.mappings {
-            self.restore_mapping(id, live)?;
+            self.restore_mapping(id, live).await?;
         }
         for file in &held {
             file.find_orphans();
         }
-        self.shared.kick.notify_one();
+        self.shared.kick();
         Ok(())
     }
 
-    fn restore_mapping(&self, id: MmapId, live: LiveMapping) -> Result<()> {
+    async fn restore_mapping(&self, id: MmapId, live: LiveMapping) -> Result<()> {
         self.state.pass(id);
         let process = self.processes.get_or_create(&live.owner, &self.shared.limits)?;
         process.add_mapping(id, &self.shared.limits)?;
@@ -81,12 +82,12 @@ impl MmapManager {
         let file =
             self.files.acquire(&live.path).map_err(|error| unreachable_file(&error, live.path.as_str(), bytes))?;
         let entry = Arc::new(MmapEntry::new(id, live.owner, file, live.range, live.prot, live.flags));
+        entry.file.restore_mapping(id, entry.registered());
         if let Some(overlay) = entry.overlay() {
             for (page, data) in live.own {
-                overlay.restore(page, data, self.shared.reserve_private(PAGE_SIZE)?);
+                overlay.restore(page, data, self.shared.private.reserve(PAGE_SIZE).await?);
             }
         }
-        entry.file.restore_mapping(id, entry.registered());
         self.mappings.insert(id, entry);
         Ok(())
     }
@@ -140,7 +141,8 @@ fn fits(survivors: &Survivors, limits: &Limits) -> Result<()> {
         .sum();
     let own: usize = survivors.mappings.values().map(|mapping| mapping.own.len()).sum();
     let (dirty, private) = (blocks * BLOCK_SIZE, own as u64 * PAGE_SIZE);
-    if dirty <= limits.dirty_bytes() && private <= limits.private_bytes() {
+    let private_max = limits.private_bytes().saturating_add(limits.private_spill);
+    if dirty <= limits.dirty_bytes() && private <= private_max {
         return Ok(());
     }
     let (share, whole) = (limits.dirty_bytes().max(1), limits.memory);

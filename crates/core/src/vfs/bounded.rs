@@ -22,7 +22,7 @@ const MIB: u64 = 1024 * 1024;
 
 /// What one write-back of a rewriting layout holds in memory at most: a whole file up to the largest single
 /// PUT, or a part of a larger one.
-pub(super) const WRITE_BACK_BYTES_MAX: u64 = 64 * MIB;
+pub(crate) const WRITE_BACK_BYTES_MAX: u64 = 64 * MIB;
 
 /// A store whose calls end within their time.
 #[derive(Debug)]

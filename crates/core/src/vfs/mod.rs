@@ -22,6 +22,7 @@ mod mount;
 mod table;
 
 pub use bounded::BoundedStore;
+pub(crate) use bounded::WRITE_BACK_BYTES_MAX;
 pub use fault::{StoreFault, StoreResult, changed_in_store, no_such_file};
 pub use mount::Mount;
 pub use spec::MountSpec;

@@ -88,6 +88,12 @@ pub(super) const KEYS: &[Key] = &[
         "Budget for cached, unsynced, private and in-flight bytes together, such as 512MiB \
          [default: a quarter of the machine's]",
     ),
+    Key::one(
+        "private-spill",
+        "SIZE",
+        "Bytes of private pages that may go to a file in the state directory when their eighth of the memory is used \
+         up; off: such writes are refused with ENOMEM [default: off]",
+    ),
     Key::one("process-grace", "TIME", "How long a process lives after its Attach stream broke [default: 10s]"),
     Key::one(
         "process-idle-timeout",

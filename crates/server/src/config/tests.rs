@@ -110,6 +110,13 @@ fn what_this_build_does_not_have_is_refused_and_not_ignored() {
 }
 
 #[test]
+fn private_pages_go_to_the_disk_only_if_it_is_said() {
+    assert_eq!(read(&[], &[]).unwrap().limits.private_spill, 0);
+    assert_eq!(read(&["--private-spill", "off"], &[]).unwrap().limits.private_spill, 0);
+    assert_eq!(read(&[], &[("MMAPD_PRIVATE_SPILL", "2GiB")]).unwrap().limits.private_spill, 2 << 30);
+}
+
+#[test]
 fn a_wrong_value_is_told_with_where_it_stands() {
     let wrong = file("memory = \"lots\"\n");
     let path = wrong.path().to_str().unwrap();
@@ -118,6 +125,8 @@ fn a_wrong_value_is_told_with_where_it_stands() {
         (["--memory", "1MiB"], "--memory: "),
         (["--memory", "0"], "--memory: "),
         (["--max-message", "0"], "--max-message: "),
+        (["--private-spill", "4KiB"], "--private-spill: "),
+        (["--private-spill", "on"], "--private-spill: "),
         (["--max-message", "2GiB"], "--max-message: "),
         (["--process-grace", "10"], "--process-grace: "),
         (["--max-calls", "0"], "--max-calls: "),

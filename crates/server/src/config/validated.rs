@@ -19,6 +19,8 @@ use super::sources::Settings;
 
 /// The largest message that can be asked for: gRPC counts a message's bytes in 32 bits.
 const MESSAGE_MAX: u64 = 1 << 30;
+/// The smallest spill file that is of use.
+const SPILL_MIN: u64 = 1 << 20;
 /// The least default budget, for machines that are so small that a quarter is of no use.
 const MEMORY_DEFAULT_MIN: u64 = 64 << 20;
 /// Below the 30 s that container runtimes give between SIGTERM and SIGKILL.
@@ -132,6 +134,7 @@ fn limits(settings: &Settings) -> Result<Limits, Refusal> {
     let quarter = machine::memory().map_or(defaults.memory, |total| (total / 4).max(MEMORY_DEFAULT_MIN));
     let limits = Limits {
         memory: settings.one("memory", parse_size)?.unwrap_or(quarter),
+        private_spill: settings.one("private-spill", parse_spill)?.unwrap_or(defaults.private_spill),
         max_message: settings.one("max-message", parse_message)?.unwrap_or(defaults.max_message),
         max_mappings: settings.one("max-mappings", parse_count)?.unwrap_or(defaults.max_mappings),
         max_mappings_per_process: settings
@@ -184,6 +187,17 @@ fn check_auth(text: &str) -> Result<(), String> {
         "trust" => Ok(()),
         "jwt" => Err("`jwt` needs tokens, which this build cannot check yet: use trust".to_owned()),
         _ => Err(format!("`{text}` is not a mode: this build knows trust")),
+    }
+}
+
+/// `off` is 0 bytes. Anything below a batch of pages would be full at once.
+fn parse_spill(text: &str) -> Result<u64, String> {
+    match text {
+        "off" => Ok(0),
+        _ => match parse_size(text)? {
+            size if (1..SPILL_MIN).contains(&size) => Err(format!("`{text}` is less than 1MiB, the least: or say off")),
+            size => Ok(size),
+        },
     }
 }
 

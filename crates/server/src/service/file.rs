@@ -48,4 +48,11 @@ impl FileService for Files {
         };
         self.0.answer(request, PidHeader::Optional, run).await
     }
+
+    async fn list_waiting(&self, request: Request<v1::ListWaitingRequest>) -> Answer<v1::ListWaitingResponse> {
+        let run = |core: Core, caller, message: v1::ListWaitingRequest| async move {
+            core.list_waiting(caller, convert::page(message.page_size, message.page_token)).map(convert::waiting)
+        };
+        self.0.answer(request, PidHeader::Optional, run).await
+    }
 }

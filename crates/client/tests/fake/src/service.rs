@@ -227,6 +227,14 @@ impl v1::file_service_server::FileService for Service {
         })
         .await
     }
+
+    async fn list_waiting(&self, request: Request<v1::ListWaitingRequest>) -> Answer<v1::ListWaitingResponse> {
+        self.run("ListWaiting", request, |world, caller, request| {
+            caller.require("SystemInfo")?;
+            Ok(world.list_waiting(&request.page_token))
+        })
+        .await
+    }
 }
 
 fn not_supported() -> Status {

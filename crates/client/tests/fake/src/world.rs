@@ -334,6 +334,20 @@ impl World {
         Ok(v1::ListFilesResponse { files, next_page_token })
     }
 
+    /// Each file with unsynced bytes, the last write-back of which failed.
+    pub(crate) fn list_waiting(&self, token: &str) -> v1::ListWaitingResponse {
+        let waiting = self.files.iter().filter(|(path, file)| path.as_str() > token && file.dirty_bytes() > 0);
+        let info = |(path, file): (&String, &File)| v1::WaitingFile {
+            path: path.clone(),
+            dirty_bytes: file.dirty_bytes(),
+            waiting_ms: 90_000,
+            last_error: "the store is away".to_owned(),
+        };
+        let files: Vec<_> = waiting.map(info).take(LIST_PAGE).collect();
+        let next_page_token = next(&files, |last: &v1::WaitingFile| last.path.clone());
+        v1::ListWaitingResponse { files, next_page_token }
+    }
+
     pub(crate) fn truncate(&mut self, request: v1::TruncateFileRequest) -> Result<v1::TruncateFileResponse, Status> {
         let v1::TruncateFileRequest { path, size, create, exclusive } = request;
         match (self.files.contains_key(&path), create, exclusive) {
