@@ -8,7 +8,7 @@ use clap_complete::Shell;
 use mmap_client::Capability::{self, FileRead, FileWrite, SystemInfo};
 
 use crate::{
-    commands::{copy, edit, inspect, list, ping, poke},
+    commands::{conflicts, copy, edit, inspect, list, ping, poke},
     context::Context,
     exit::EXIT_CODES,
     output::{self, Format},
@@ -43,6 +43,7 @@ enum Command {
     Poke(poke::Poke),
     Maps(inspect::Maps),
     Ps(inspect::Ps),
+    Conflicts(conflicts::Conflicts),
     Truncate(edit::Truncate),
     Rm(edit::Rm),
     Ping(ping::Ping),
@@ -86,6 +87,7 @@ impl Cli {
             Command::Poke(command) => command.run(&context).await,
             Command::Maps(command) => command.run(&context).await,
             Command::Ps(command) => command.run(&context).await,
+            Command::Conflicts(command) => command.run(&context).await,
             Command::Truncate(command) => command.run(&context).await,
             Command::Rm(command) => command.run(&context).await,
             Command::Ping(command) => command.run(&context).await,
@@ -102,6 +104,7 @@ impl Command {
             Self::Put(_) | Self::Poke(_) => &[FileRead, FileWrite],
             Self::Truncate(_) | Self::Rm(_) => &[FileWrite],
             Self::Maps(_) | Self::Ps(_) => &[SystemInfo],
+            Self::Conflicts(command) => command.capabilities(),
             Self::Ping(_) | Self::Completions { .. } => &[],
         }
     }

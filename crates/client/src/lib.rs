@@ -89,4 +89,7 @@ pub use mmap_proto::reason::Reason;
 pub use process::{AttachOptions, Process};
 pub use retry::RetryPolicy;
 pub use sync::Msync;
-pub use types::{Capability, Exited, FileInfo, MappingInfo, Page, Pong, ProcessInfo, Prot, Sharing, Synced};
+pub use types::{
+    Applied, Capability, ConflictInfo, ConflictList, ConflictPart, ConflictRange, Exited, FileInfo, MappingInfo, Page,
+    Pong, ProcessInfo, Prot, Sharing, Synced,
+};

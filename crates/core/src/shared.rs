@@ -30,7 +30,7 @@ pub struct Shared {
     /// Memory of blocks on their way from and to the store.
     pub inflight: Budget,
     /// Where unsynced pages go that cannot be stored and must not be dropped.
-    pub aside: Aside,
+    pub aside: Arc<Aside>,
     /// Write-backs, fetches and whatever else runs beside the calls.
     pub tasks: TaskTracker,
     /// Wakes the write-back task.
@@ -56,7 +56,7 @@ impl Shared {
             dirty: Budget::new(limits.dirty_bytes()),
             private: Budget::new(limits.private_bytes()),
             inflight: Budget::new(limits.inflight_bytes()),
-            aside,
+            aside: Arc::new(aside),
             tasks: TaskTracker::new(),
             kick: Notify::new(),
             waiting_writers: AtomicUsize::new(0),

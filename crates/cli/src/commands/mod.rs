@@ -1,5 +1,6 @@
 //! One file a command, or a small family of them.
 
+pub(crate) mod conflicts;
 pub(crate) mod copy;
 pub(crate) mod edit;
 pub(crate) mod inspect;

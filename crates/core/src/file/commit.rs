@@ -188,7 +188,7 @@ impl File {
         let commit = CommitId::random();
         let size = size.unwrap_or(state.size);
         state.committing = true;
-        state.remember(Attempt { commit, size });
+        state.remember(Attempt { commit, size, outdates: false });
         WriteBack { base, size, patches, commit }
     }
 

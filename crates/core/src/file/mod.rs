@@ -7,6 +7,7 @@
 //! - `fetch`: bringing missing blocks in, one fetch a block
 //! - `access`: reads and writes at one instant
 //! - `commit`: write-back of a consistent cut; truncation; removal
+//! - `apply`: pages that were kept aside, put onto the present content
 //! - `resolve`: what to do with unsynced pages whose file changed in the store
 //!
 //! Invariants: the lock is held only while bytes that are in memory are copied or referenced, never across an
@@ -20,6 +21,7 @@ mod observe;
 mod fetch;
 mod access;
 mod commit;
+mod apply;
 mod resolve;
 
 use std::sync::Arc;

@@ -5,6 +5,7 @@
 //! - `access`: read, write, msync
 //! - `info`: stats and lists
 //! - `files`: stat, list, truncate, remove
+//! - `conflicts`: list, read, apply and drop what was kept aside
 //! - `life`: attach, exit, the end of processes and of the manager
 //!
 //! Order of checks in every call: EINVAL, EACCES, then EBADF or ENOENT, then SEGV_MAPERR, SEGV_ACCERR, SIGBUS.
@@ -15,6 +16,7 @@ mod map;
 mod access;
 mod info;
 mod files;
+mod conflicts;
 mod life;
 #[cfg(test)]
 mod mmap_tests;
@@ -24,6 +26,8 @@ mod fault_tests;
 mod race_tests;
 #[cfg(test)]
 mod end_tests;
+#[cfg(test)]
+mod conflict_tests;
 
 use std::sync::Arc;
 
@@ -31,6 +35,7 @@ use dashmap::DashMap;
 use tokio_util::sync::CancellationToken;
 
 pub use api::*;
+pub use conflicts::{AppliedConflict, ConflictPage, ConflictPart, ReadConflict};
 pub use life::Attachment;
 
 pub use crate::block::ReadBytes;
@@ -95,14 +100,6 @@ impl MmapManager {
     /// The limits.
     pub fn limits(&self) -> &Limits {
         &self.shared.limits
-    }
-
-    /// Unsynced pages that were kept aside, because they could neither be stored nor dropped.
-    ///
-    /// # Errors
-    /// EIO if the state directory cannot be read.
-    pub fn conflicts(&self) -> Result<Vec<crate::aside::Conflict>> {
-        self.shared.aside.list()
     }
 
     /// The caller's mapping, and the call's mark on its process.
