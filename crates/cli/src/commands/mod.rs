@@ -5,5 +5,6 @@ pub(crate) mod copy;
 pub(crate) mod edit;
 pub(crate) mod inspect;
 pub(crate) mod list;
+pub(crate) mod migrate;
 pub(crate) mod ping;
 pub(crate) mod poke;

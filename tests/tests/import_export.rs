@@ -1,0 +1,285 @@
+//! `mmapctl import` and `export` against a real `mmapd` with mounts of two layouts: what arrives, what is refused, and
+//! that the same command goes on after either program was killed.
+
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use mmap_tests::mmapctl;
+use mmap_tests::mmapd::{Mmapd, Setup};
+use mmap_tests::random::Random;
+use serde_json::Value;
+
+const FAILED: i32 = 1;
+const USAGE: i32 = 2;
+const CONFLICT: i32 = 5;
+const UNAVAILABLE: i32 = 6;
+
+/// A server with the layouts `local` at `/plain` and `object` at `/object`, both in folders; and a home for records.
+struct World {
+    server: Option<Mmapd>,
+    folder: tempfile::TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        let folder = tempfile::Builder::new().prefix("mmapd-migrate-").tempdir().unwrap();
+        for name in ["plain", "object", "home", "here"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let mut world = Self { server: None, folder };
+        world.start();
+        world
+    }
+
+    /// On the same socket with the same state each time, as a server that is restarted.
+    fn start(&mut self) {
+        let at = |name: &str| self.path(name).display().to_string();
+        let server = Setup::new()
+            .mount("/plain", &format!("file://{}", at("plain")))
+            .mount("/object", &format!("file://{}?layout=object", at("object")))
+            .listen(&format!("unix:{}", at("socket")))
+            .args(["--process-grace", "500ms"])
+            .state_dir(&self.path("state"))
+            .start();
+        self.server = Some(server);
+    }
+
+    fn server(&self) -> &Mmapd {
+        self.server.as_ref().unwrap()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = mmapctl::command(self.server());
+        command.env("HOME", self.path("home")).env_remove("XDG_STATE_HOME").args(args);
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    #[track_caller]
+    fn json(&self, args: &[&str]) -> Value {
+        let output = self.run(&[&["--json"], args].concat());
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// The only record that there is.
+    fn record(&self) -> Option<PathBuf> {
+        let folder = self.path("home/.local/state/mmapctl");
+        std::fs::read_dir(folder).ok()?.next().map(|entry| entry.unwrap().path())
+    }
+}
+
+#[track_caller]
+fn failed(output: &Output, code: i32, needed: &str) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{said}");
+    assert!(said.contains(needed) && !said.contains("panicked"), "{said}");
+}
+
+fn write(path: &Path, bytes: &[u8]) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// A small tree: nested, empty, sparse, with an end within a page.
+fn tree(folder: &Path) -> Vec<(&'static str, Vec<u8>)> {
+    let mut sparse = vec![0; 9 << 20];
+    sparse[5_000_000] = 1;
+    let random = Random::seeded(11).bytes((2 << 20) + 77);
+    let files = vec![("a", b"small".to_vec()), ("deep/er/b", random), ("empty", Vec::new()), ("sparse", sparse)];
+    for (name, bytes) in &files {
+        write(&folder.join(name), bytes);
+    }
+    files
+}
+
+#[track_caller]
+fn same_trees(folder: &Path, files: &[(&str, Vec<u8>)]) {
+    for (name, bytes) in files {
+        assert!(std::fs::read(folder.join(name)).unwrap() == *bytes, "{name} differs");
+    }
+}
+
+#[test]
+fn a_tree_goes_in_from_layout_to_layout_and_out_again() {
+    let world = World::new();
+    let (here, there) = (world.path("here"), world.path("back"));
+    let files = tree(&here);
+    let import = world.json(&["import", "--verify", here.to_str().unwrap(), "/plain/tree"]);
+    assert_eq!((import["copied"].as_array().unwrap().len(), &import["failed"]), (4, &Value::Array(vec![])), "{import}");
+    // 5 bytes, 2 MiB and 77 bytes, nothing, one page: what is zeros is not written.
+    assert_eq!(import["written_bytes"], 5 + (2 << 20) + 77 + 4096, "{import}");
+    assert_eq!((&import["state"], world.record()), (&Value::Null, None), "a run that is through leaves no record");
+    same_trees(&world.path("plain/tree"), &files);
+
+    let moved = world.json(&["import", "--remove-source", "--verify", "mmap:/plain/tree", "/object/tree"]);
+    assert_eq!(moved["copied"].as_array().unwrap().len(), 4, "{moved}");
+    same_trees(&world.path("object/tree"), &files);
+    assert!(files.iter().all(|(name, _)| !world.path("plain/tree").join(name).exists()), "the sources are moved");
+
+    let export = world.json(&["export", "--verify", "/object/tree", there.to_str().unwrap()]);
+    assert_eq!(export["copied"].as_array().unwrap().len(), 4, "{export}");
+    same_trees(&there, &files);
+    let one = world.json(&["export", "/object/tree/a", world.path("one").to_str().unwrap()]);
+    assert_eq!(one["copied"][0]["size"], 5, "{one}");
+    assert_eq!(std::fs::read(world.path("one/a")).unwrap(), b"small");
+}
+
+#[test]
+fn what_is_there_is_left_alone_and_what_cannot_be_kept_is_named() {
+    let world = World::new();
+    let here = world.path("here");
+    write(&here.join("a"), b"new");
+    write(&here.join("b"), b"beside");
+    write(&here.join("line\nbreak"), b"x");
+    write(&here.join(std::ffi::OsStr::from_bytes(b"\xff")), b"x");
+    std::os::unix::fs::symlink("/etc/passwd", here.join("link")).unwrap();
+    write(&world.path("plain/in/a"), b"old and longer");
+    let args = ["import", here.to_str().unwrap(), "/plain/in"];
+    let output = world.run(&args);
+    failed(&output, FAILED, "a: /plain/in/a is there already: --force");
+    failed(&output, FAILED, "line\\nbreak");
+    failed(&output, FAILED, "not UTF-8");
+    failed(&output, FAILED, "link: it is no regular file");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("1 files copied, 0 were there, 4 failed"), "{output:?}");
+    assert_eq!(std::fs::read(world.path("plain/in/a")).unwrap(), b"old and longer");
+    assert_eq!(std::fs::read(world.path("plain/in/b")).unwrap(), b"beside");
+    std::fs::remove_file(here.join("line\nbreak")).unwrap();
+    std::fs::remove_file(here.join(std::ffi::OsStr::from_bytes(b"\xff"))).unwrap();
+    std::fs::remove_file(here.join("link")).unwrap();
+    failed(&world.run(&args), CONFLICT, "--force");
+    // What was copied is skipped, and not if somebody changed it since.
+    write(&world.path("plain/in/b"), b"theirs");
+    failed(&world.run(&args), CONFLICT, "b: /plain/in/b was changed since it was copied");
+    let forced = world.json(&[&args[..], &["--force"]].concat());
+    assert_eq!(forced["copied"].as_array().unwrap().len(), 2, "{forced}");
+    assert_eq!(std::fs::read(world.path("plain/in/a")).unwrap(), b"new");
+    assert_eq!(std::fs::read(world.path("plain/in/b")).unwrap(), b"beside");
+
+    failed(&world.run(&["import", "mmap:/plain", "/plain/in"]), USAGE, "lie in each other");
+    failed(&world.run(&["import", here.to_str().unwrap(), "plain"]), USAGE, "begins with `/`");
+    write(&world.path("out/a"), b"mine");
+    failed(&world.run(&["export", "/plain/in", world.path("out").to_str().unwrap()]), CONFLICT, "--force");
+    assert_eq!(std::fs::read(world.path("out/a")).unwrap(), b"mine");
+}
+
+/// Larger than what is synced at once.
+const LARGE: usize = (160 << 20) + 123;
+
+fn starts(world: &World, args: &[&str]) -> Child {
+    world.command(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Waits until the record says that a part of the file is synced.
+fn part_is_synced(world: &World, child: &mut Child) {
+    let start = Instant::now();
+    loop {
+        let text = world.record().and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
+        if text.lines().any(|line| line.contains("\"large\"") && line.contains(&format!("\"upto\":{}", 64 << 20))) {
+            return;
+        }
+        assert!(child.try_wait().unwrap().is_none(), "it is through before it could be killed:\n{text}");
+        assert!(start.elapsed() < Duration::from_mins(2), "nothing is synced:\n{text}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn the_same_command_goes_on_after_either_program_was_killed() {
+    let mut world = World::new();
+    let here = world.path("here");
+    let large = Random::seeded(3).bytes(LARGE);
+    write(&here.join("before"), b"before");
+    write(&here.join("large"), &large);
+    let args = ["import", here.to_str().unwrap(), "/plain/in"];
+
+    let mut child = starts(&world, &args);
+    part_is_synced(&world, &mut child);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(world.path("plain/in/large").exists());
+
+    let mut child = starts(&world, &["--timeout", "20s", args[0], args[1], args[2]]);
+    std::thread::sleep(Duration::from_millis(150));
+    world.server.take().unwrap().sigkill();
+    let output = child.wait_with_output().unwrap();
+    if !output.status.success() {
+        failed(&output, UNAVAILABLE, "");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("goes on from here"), "{output:?}");
+    }
+    world.start();
+    let last = world.json(&args);
+    assert!(last["skipped"].as_u64().unwrap() >= 1, "what is complete is skipped: {last}");
+    assert!(
+        last["written_bytes"].as_u64().unwrap() < LARGE as u64 - (60 << 20),
+        "what was synced is not written: {last}"
+    );
+    assert!(std::fs::read(world.path("plain/in/large")).unwrap() == large, "the bytes differ");
+    assert_eq!(world.record(), None);
+}
+
+#[test]
+fn an_export_that_was_killed_goes_on_and_a_half_file_has_no_name() {
+    let world = World::new();
+    let large = Random::seeded(4).bytes(LARGE);
+    write(&world.path("plain/large"), &large);
+    let out = world.path("out");
+    let args = ["export", "/plain", out.to_str().unwrap()];
+    let mut child = starts(&world, &args);
+    part_is_synced(&world, &mut child);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!out.join("large").exists() && out.join(".large.mmapctl-part").exists());
+    let last = world.json(&args);
+    assert!(last["written_bytes"].as_u64().unwrap() <= LARGE as u64 - (64 << 20), "{last}");
+    assert!(std::fs::read(out.join("large")).unwrap() == large, "the bytes differ");
+    assert!(!out.join(".large.mmapctl-part").exists());
+}
+
+#[test]
+fn a_source_that_changes_while_it_is_copied_is_noticed_and_no_mixture_is_left() {
+    let world = World::new();
+    let here = world.path("here");
+    write(&here.join("large"), &Random::seeded(5).bytes(LARGE));
+    let args = ["import", here.to_str().unwrap(), "/plain/in"];
+    let mut child = starts(&world, &args);
+    part_is_synced(&world, &mut child);
+    let changed = Random::seeded(6).bytes(LARGE);
+    std::fs::write(here.join("large"), &changed).unwrap();
+    let output = child.wait_with_output().unwrap();
+    failed(&output, CONFLICT, "large: it was changed while it was copied");
+    assert!(!world.path("plain/in/large").exists(), "a file of two contents is left");
+    world.json(&args);
+    assert!(std::fs::read(world.path("plain/in/large")).unwrap() == changed, "the bytes differ");
+}
+
+#[test]
+fn the_same_run_twice_at_once_and_a_record_of_another_run_are_refused() {
+    let world = World::new();
+    let here = world.path("here");
+    write(&here.join("a"), b"a");
+    let state = world.path("state-file");
+    let state = state.to_str().unwrap();
+    write(Path::new(state), b"my notes\n");
+    let args = ["import", "--state", state, here.to_str().unwrap(), "/plain/in"];
+    failed(&world.run(&args), FAILED, "no record of a run");
+    assert_eq!(std::fs::read(state).unwrap(), b"my notes\n");
+    std::fs::remove_file(state).unwrap();
+    let held = std::fs::File::create(state).unwrap();
+    held.lock().unwrap();
+    failed(&world.run(&args), CONFLICT, "under way");
+    assert!(!world.path("plain/in").exists());
+    drop(held);
+    world.json(&args);
+}
