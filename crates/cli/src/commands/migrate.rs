@@ -88,8 +88,8 @@ impl How {
         let server = context.reporter.server.clone();
         let errand = Errand { server, source: source.shown(), target: target.shown() };
         let path = self.state.map_or_else(|| Record::default_path(&errand), Ok)?;
-        let mut record = Record::open(&path, &errand)?;
         let (folder, found) = source.find(&context.client).await?;
+        let mut record = Record::open(&path, &errand)?;
         let wish = Wish { force: self.force, verify: self.verify, remove_source: self.remove_source };
         let (start, bar) = (Instant::now(), progress(found.bytes, context.is_json()));
         let mut outcome = None;

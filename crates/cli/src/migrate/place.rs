@@ -123,13 +123,6 @@ impl Place {
                 Ok((Self::Local(folder), found))
             }
             Self::Server(path) => {
-                if !path.is_empty()
-                    && let Some(file) = stat(client, path).await?
-                {
-                    let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
-                    found = Found { names: vec![name.to_owned()], bytes: file.size, refused: Vec::new() };
-                    return Ok((Self::Server(folder.to_owned()), found));
-                }
                 let prefix = format!("{path}/");
                 let mut token = None;
                 loop {
@@ -140,8 +133,17 @@ impl Place {
                     }
                     token = page.next;
                     if token.is_none() {
-                        return Ok((self.clone(), found));
+                        break;
                     }
+                }
+                match path.rsplit_once('/') {
+                    // No folder with files in it: a file then.
+                    Some((folder, name)) if found.names.is_empty() => {
+                        found.bytes = client.stat_file(path.as_str()).await?.size;
+                        found.names.push(name.to_owned());
+                        Ok((Self::Server(folder.to_owned()), found))
+                    }
+                    _ => Ok((self.clone(), found)),
                 }
             }
         }
