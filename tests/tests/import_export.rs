@@ -4,15 +4,16 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use mmap_client::{AttachOptions, Client, Prot};
 use mmap_tests::mmapctl;
 use mmap_tests::mmapd::{Mmapd, Setup};
 use mmap_tests::random::Random;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const FAILED: i32 = 1;
 const USAGE: i32 = 2;
@@ -275,6 +276,71 @@ fn a_source_that_changes_while_it_is_copied_is_noticed_and_no_mixture_is_left() 
     assert!(!world.path("plain/in/large").exists(), "a file of two contents is left");
     world.json(&args);
     assert!(std::fs::read(world.path("plain/in/large")).unwrap() == content, "the bytes differ");
+}
+
+/// A record as a killed run leaves it, of a run from `here` to `/plain/in` or back.
+fn left_behind(world: &World, errand: [&str; 2], name: &str, source_version: &str, stage: &Value) -> String {
+    let path = world.path("left-behind");
+    let errand = json!({ "server": world.server().addr(), "source": errand[0], "target": errand[1] });
+    let known = json!({ "name": name, "source_version": source_version, "stage": stage });
+    std::fs::write(&path, format!("{errand}\n{known}\n{{\"torn")).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_run_that_was_killed_around_the_making_of_a_file_goes_on_and_takes_nobody_elses() {
+    let world = World::new();
+    let (here, out) = (world.path("here"), world.path("out"));
+    let (here_name, out_name) = (here.to_str().unwrap(), out.to_str().unwrap());
+    write(&here.join("a"), b"new");
+    write(&world.path("plain/in/a"), b"old");
+    let making = Value::from("making");
+    let state = left_behind(&world, [here_name, "mmap:/plain/in/"], "a", "", &making);
+    let args = ["import", "--state", &state, here_name, "/plain/in"];
+    failed(&world.run(&args), CONFLICT, "a: /plain/in/a is there already");
+    assert_eq!(std::fs::read(world.path("plain/in/a")).unwrap(), b"old");
+    write(&world.path("plain/in/a"), &[0; 3]);
+    world.json(&args);
+    assert_eq!(std::fs::read(world.path("plain/in/a")).unwrap(), b"new");
+
+    // Out again, killed between the rename and its note.
+    write(&out.join("a"), b"new");
+    let metadata = std::fs::metadata(out.join("a")).unwrap();
+    let version = format!("3-{}.{}-{}", metadata.mtime(), metadata.mtime_nsec(), metadata.ino());
+    let source = world.json(&["stat", "/plain/in/a"])["version"].as_str().unwrap().to_owned();
+    for (version, upto, code) in [(version.as_str(), 3, 0), ("3-1.1-1", 3, CONFLICT), (&version, 2, CONFLICT)] {
+        let stage = json!({ "made": { "upto": upto, "version": version } });
+        let state = left_behind(&world, ["mmap:/plain/in/", out_name], "a", &source, &stage);
+        let output = world.run(&["export", "--state", &state, "/plain/in", out_name]);
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+    }
+}
+
+#[test]
+fn a_source_that_changed_since_is_copied_again_and_one_with_unsynced_writes_is_not() {
+    let world = World::new();
+    let here = world.path("here");
+    write(&here.join("a"), b"first");
+    write(&here.join("b"), b"never");
+    write(&world.path("plain/in/b"), b"theirs");
+    let args = ["import", here.to_str().unwrap(), "/plain/in"];
+    failed(&world.run(&args), CONFLICT, "b: ");
+    write(&here.join("a"), b"second, longer");
+    failed(&world.run(&args), CONFLICT, "b: ");
+    assert_eq!(std::fs::read(world.path("plain/in/a")).unwrap(), b"second, longer");
+
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let client = Client::connect(world.server().addr()).await.unwrap();
+        let process = client.attach(AttachOptions { name: "writer".into(), pid: None }).await.unwrap();
+        let mapping = process.map("/plain/in/a").prot(Prot::READ_WRITE).shared().await.unwrap();
+        mapping.write(0, "SECOND").await.unwrap();
+        let output = world.run(&["import", "mmap:/plain/in/a", "/object"]);
+        failed(&output, CONFLICT, "a: it has unsynced writes");
+        mapping.msync().await.unwrap();
+        world.json(&["import", "mmap:/plain/in/a", "/object"]);
+        assert_eq!(world.run(&["cat", "/object/a"]).stdout, b"SECOND, longer");
+    });
 }
 
 #[test]
