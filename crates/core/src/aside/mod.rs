@@ -351,7 +351,7 @@ pub fn no_such_conflict(id: &str) -> Error {
     let shown: String = id.escape_debug().take(100).collect();
     let sentence =
         format!("no such conflict: {shown}; it may have been applied or dropped, ListConflicts shows what is left");
-    Error::new(Errno::NoEnt, sentence).with("id", shown)
+    Error::new(Errno::NoEnt, sentence).with("path", format!("conflicts/{shown}")).with("id", shown)
 }
 
 fn cannot_list(folder: &std::path::Path, source: std::io::Error) -> Error {
