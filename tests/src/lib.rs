@@ -40,4 +40,6 @@ pub mod readme;
 
 pub mod history;
 
+pub mod slots;
+
 pub mod rooms;

@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
 use crate::budget::Reservation;
+use crate::journal::Lsn;
 use crate::units::{BLOCK_LEN, PAGE_LEN, PageMask};
 
 /// A block of zeros, referenced wherever zeros are read.
@@ -115,6 +116,8 @@ pub struct DirtyBlock {
     valid: PageMask,
     dirty: PageMask,
     writing: PageMask,
+    /// The journal's record of its last write.
+    pub said: Lsn,
     _memory: Reservation,
 }
 
@@ -122,7 +125,8 @@ impl DirtyBlock {
     /// A block whose clean bytes are `clean`, or not known at all.
     pub fn new(clean: Option<Bytes>, memory: Reservation) -> Self {
         let valid = if clean.is_some() { PageMask::ALL } else { PageMask::NONE };
-        Self { data: clean.unwrap_or_default(), valid, dirty: PageMask::NONE, writing: PageMask::NONE, _memory: memory }
+        let (dirty, writing) = (PageMask::NONE, PageMask::NONE);
+        Self { data: clean.unwrap_or_default(), valid, dirty, writing, said: Lsn::NONE, _memory: memory }
     }
 
     /// The bytes. Only `valid` pages mean anything.
@@ -179,9 +183,9 @@ impl DirtyBlock {
         cut
     }
 
-    /// The pages being written back are in the store.
-    pub fn end_writing(&mut self) {
-        self.writing = PageMask::NONE;
+    /// The pages being written back are in the store. Answers those of them that were not written since.
+    pub fn end_writing(&mut self) -> PageMask {
+        std::mem::take(&mut self.writing).minus(self.dirty)
     }
 
     /// The pages being written back did not reach the store: they are dirty again.

@@ -16,6 +16,7 @@ pub mod flags;
 pub mod caller;
 pub mod vfs;
 pub mod budget;
+pub mod journal;
 pub mod block;
 pub mod cache;
 pub mod overlay;

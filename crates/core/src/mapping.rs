@@ -54,7 +54,7 @@ impl MmapEntry {
             None if self.prot.can_write() => MapUse::SharedWritable,
             None => MapUse::SharedReadOnly,
         };
-        Registered { range: self.range, owner: self.owner.clone(), usage }
+        Registered { range: self.range, owner: self.owner.clone(), prot: self.prot, usage }
     }
 
     /// Shared or private.
@@ -65,6 +65,11 @@ impl MmapEntry {
     /// Whether its writes reach the file.
     pub fn is_shared_writable(&self) -> bool {
         self.overlay.is_none() && self.prot.can_write()
+    }
+
+    /// A private mapping's own pages.
+    pub fn overlay(&self) -> Option<&CowMemory> {
+        self.overlay.as_deref()
     }
 
     /// How it touches its file.

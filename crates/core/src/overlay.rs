@@ -7,9 +7,11 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 
 use crate::block::{patch, slice_padded};
 use crate::budget::Reservation;
+use crate::journal::Lsn;
 use crate::units::{ByteRange, PAGE_LEN, PAGE_SIZE, PageIndex};
 
 /// Copied pages by their place in the file.
@@ -22,6 +24,8 @@ pub struct CowMemory {
 struct Pages {
     own: BTreeMap<PageIndex, Bytes>,
     memory: Reservation,
+    /// The journal's record of the last write.
+    said: Lsn,
 }
 
 impl CowMemory {
@@ -30,11 +34,15 @@ impl CowMemory {
         self.pages.lock().own.get(&page).cloned()
     }
 
-    /// The pages of `range` that are copied, all taken at one instant.
-    pub fn snapshot(&self, range: ByteRange) -> Vec<(PageIndex, Bytes)> {
+    /// The pages of `range` that are copied, all taken at one instant, and the journal's record of the last write
+    /// if there are any.
+    pub fn snapshot(&self, range: ByteRange) -> (Vec<(PageIndex, Bytes)>, Lsn) {
         let last = PageIndex(range.end().div_ceil(PAGE_SIZE));
         let pages = self.pages.lock();
-        pages.own.range(PageIndex::of(range.start())..last).map(|(page, data)| (*page, data.clone())).collect()
+        let first = PageIndex::of(range.start());
+        let own: Vec<_> = pages.own.range(first..last).map(|(page, data)| (*page, data.clone())).collect();
+        let said = if own.is_empty() { Lsn::NONE } else { pages.said };
+        (own, said)
     }
 
     /// How many pages of `range` are not copied yet.
@@ -44,15 +52,17 @@ impl CowMemory {
     }
 
     /// Writes `data` at the file's byte `range.start()`; `base` brings the bytes of a page that is not copied
-    /// yet and is written in part. `memory` pays for new pages; what is left of it is given back. False, and
-    /// nothing written, if it cannot pay for all of them. Answers how many pages were copied.
+    /// yet and is written in part. `memory` pays for new pages; what is left of it is given back. `None`,
+    /// and nothing written, if it cannot pay for all of them. `say` tells the journal what the written pages are
+    /// now. Answers how many pages were copied, and the journal's record.
     pub fn write(
         &self,
         range: ByteRange,
         data: &[u8],
         mut memory: Reservation,
         base: impl Fn(PageIndex) -> Bytes,
-    ) -> Option<u64> {
+        say: Option<impl FnOnce(&[(PageIndex, Bytes)]) -> Lsn>,
+    ) -> Option<(u64, Lsn)> {
         let mut pages = self.pages.lock();
         let new = range.pages().filter(|page| !pages.own.contains_key(page)).count() as u64;
         let paid = memory.split(new * PAGE_SIZE)?;
@@ -70,7 +80,33 @@ impl CowMemory {
             });
             patch(own, offset, head);
         }
-        Some(new)
+        if let Some(say) = say {
+            let written: SmallVec<[_; 4]> =
+                range.pages().filter_map(|page| Some((page, pages.own.get(&page)?.clone()))).collect();
+            pages.said = say(&written);
+        }
+        Some((new, pages.said))
+    }
+
+    /// Says again what the pages from `first` on are, `count` of them at most. Answers where to go on.
+    pub fn say_again(
+        &self,
+        first: PageIndex,
+        count: usize,
+        say: impl FnOnce(&[(PageIndex, Bytes)]) -> Lsn,
+    ) -> Option<PageIndex> {
+        let pages = self.pages.lock();
+        let some: Vec<_> = pages.own.range(first..).take(count).map(|(page, data)| (*page, data.clone())).collect();
+        let (last, _) = some.last()?;
+        say(&some);
+        Some(PageIndex(last.0 + 1))
+    }
+
+    /// Puts a page back as it was before the server was away; `memory` pays for it.
+    pub fn restore(&self, page: PageIndex, data: Bytes, memory: Reservation) {
+        let mut pages = self.pages.lock();
+        pages.memory.merge(memory);
+        pages.own.insert(page, data);
     }
 
     /// Drops what lies behind `size`: pages wholly behind it, and the rest of the page that it cuts.
@@ -98,17 +134,23 @@ mod tests {
     use super::*;
     use crate::budget::Budget;
 
+    /// No journal.
+    const SILENT: Option<fn(&[(PageIndex, Bytes)]) -> Lsn> = None;
+
     #[test]
     fn mmap_private_page_is_copied_on_its_first_write_only() {
         let budget = Budget::new(10 * PAGE_SIZE);
         let overlay = CowMemory::default();
         let base = |_| Bytes::from_static(&[1; PAGE_LEN]);
         let range = ByteRange::new(PAGE_SIZE - 1, PAGE_SIZE + 1);
-        let copied = overlay.write(range, &[8, 9], budget.try_take(2 * PAGE_SIZE).unwrap(), base);
+        let copied = overlay
+            .write(range, &[8, 9], budget.try_take(2 * PAGE_SIZE).unwrap(), base, SILENT)
+            .map(|(copied, _)| copied);
         assert_eq!((copied, overlay.bytes(), budget.used()), (Some(2), 2 * PAGE_SIZE, 2 * PAGE_SIZE));
         assert_eq!(overlay.get(PageIndex(0)).unwrap()[PAGE_LEN - 2..], [1, 8]);
         assert_eq!(overlay.get(PageIndex(1)).unwrap()[..2], [9, 1]);
-        let again = overlay.write(range, &[5, 6], Reservation::default(), |_| unreachable!());
+        let again =
+            overlay.write(range, &[5, 6], Reservation::default(), |_| unreachable!(), SILENT).map(|(copied, _)| copied);
         assert_eq!((again, budget.used()), (Some(0), 2 * PAGE_SIZE));
     }
 
@@ -118,7 +160,7 @@ mod tests {
         let overlay = CowMemory::default();
         let range = ByteRange::new(0, 2 * PAGE_SIZE);
         let paid = budget.try_take(PAGE_SIZE).unwrap();
-        assert_eq!(overlay.write(range, &[1; 2 * PAGE_LEN], paid, |_| Bytes::new()), None);
+        assert_eq!(overlay.write(range, &[1; 2 * PAGE_LEN], paid, |_| Bytes::new(), SILENT), None);
         assert_eq!((overlay.bytes(), budget.used()), (0, 0));
     }
 
@@ -127,7 +169,7 @@ mod tests {
         let budget = Budget::new(10 * PAGE_SIZE);
         let overlay = CowMemory::default();
         let paid = budget.try_take(3 * PAGE_SIZE).unwrap();
-        overlay.write(ByteRange::new(0, 3 * PAGE_SIZE), &[7; 3 * PAGE_LEN], paid, |_| Bytes::new());
+        overlay.write(ByteRange::new(0, 3 * PAGE_SIZE), &[7; 3 * PAGE_LEN], paid, |_| Bytes::new(), SILENT);
         overlay.truncate(PAGE_SIZE + 3);
         assert_eq!((overlay.bytes(), budget.used()), (2 * PAGE_SIZE, 2 * PAGE_SIZE));
         assert_eq!(slice_padded(&overlay.get(PageIndex(1)).unwrap(), 2..5)[..], [7, 0, 0]);

@@ -17,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::caller::{MmapId, ProcessKey, Subject};
 use crate::error::{Errno, Error, Result};
+use crate::journal::record::{Record, Who};
+use crate::journal::{Journal, Lsn};
 use crate::limits::Limits;
 
 /// Bytes of the longest name that a process may give itself.
@@ -29,6 +31,7 @@ pub struct Process {
     pub key: ProcessKey,
     life: Mutex<Life>,
     running: AtomicUsize,
+    journal: Option<Journal>,
     /// Cancelled when the process is gone.
     pub gone: CancellationToken,
 }
@@ -76,7 +79,7 @@ pub struct Vitals {
 }
 
 impl Process {
-    fn new(key: ProcessKey) -> Arc<Self> {
+    fn new(key: ProcessKey, journal: Option<Journal>) -> Arc<Self> {
         let life = Life {
             name: String::new(),
             phase: Phase::Live,
@@ -85,7 +88,26 @@ impl Process {
             last_call: Instant::now(),
             mappings: BTreeSet::new(),
         };
-        Arc::new(Self { key, life: Mutex::new(life), running: AtomicUsize::new(0), gone: CancellationToken::new() })
+        let (running, gone) = (AtomicUsize::new(0), CancellationToken::new());
+        Arc::new(Self { key, life: Mutex::new(life), running, journal, gone })
+    }
+
+    /// Says in the journal that it lives, if it does.
+    pub fn say(&self) {
+        self.say_life(&self.life.lock());
+    }
+
+    fn say_life(&self, life: &Life) {
+        let Some(journal) = &self.journal else { return };
+        if life.phase != Phase::Gone {
+            let leased = life.attached || life.detached_at.is_some();
+            let record = Record::Process { who: self.who(), name: life.name.as_str().into(), leased };
+            journal.append(None, |out| record.write_head(out));
+        }
+    }
+
+    fn who(&self) -> Who<'_> {
+        Who { subject: self.key.subject.name().into(), pid: self.key.pid }
     }
 
     /// Counts a call as running.
@@ -167,6 +189,7 @@ impl Process {
         life.attached = true;
         life.name = name;
         life.last_call = Instant::now();
+        self.say_life(&life);
         Ok(())
     }
 
@@ -207,9 +230,27 @@ pub fn no_such_process(key: &ProcessKey) -> Error {
 #[derive(Debug, Default)]
 pub struct ProcessTable {
     processes: DashMap<ProcessKey, Arc<Process>>,
+    journal: Option<Journal>,
 }
 
 impl ProcessTable {
+    /// An empty one, which says in the journal who lives.
+    pub fn new(journal: Option<Journal>) -> Self {
+        Self { processes: DashMap::new(), journal }
+    }
+
+    /// Takes up a process as it was before the server was away. Its grace or idle time starts anew.
+    pub fn restore(&self, key: ProcessKey, name: String, leased: bool) -> Arc<Process> {
+        let process = Process::new(key.clone(), self.journal.clone());
+        {
+            let mut life = process.life.lock();
+            life.name = name;
+            life.detached_at = leased.then(Instant::now);
+        }
+        self.processes.insert(key, Arc::clone(&process));
+        process
+    }
+
     /// The process, if it lives.
     pub fn get(&self, key: &ProcessKey) -> Option<Arc<Process>> {
         self.processes.get(key).map(|process| Arc::clone(&process))
@@ -230,10 +271,13 @@ impl ProcessTable {
                 .with("limit", "max_processes")
                 .with("max", max));
         }
-        match self.processes.entry(key.clone()) {
-            Entry::Occupied(entry) => Ok(Arc::clone(entry.get())),
-            Entry::Vacant(entry) => Ok(Arc::clone(&entry.insert(Process::new(key.clone())))),
-        }
+        // In the table first, in the journal then: a checkpoint between the two finds it in the table.
+        let process = match self.processes.entry(key.clone()) {
+            Entry::Occupied(entry) => return Ok(Arc::clone(entry.get())),
+            Entry::Vacant(entry) => Arc::clone(&entry.insert(Process::new(key.clone(), self.journal.clone()))),
+        };
+        process.say();
+        Ok(process)
     }
 
     /// Attaches `key`, or a pid that nobody has if it is absent.
@@ -264,11 +308,17 @@ impl ProcessTable {
         }
     }
 
-    /// Takes a process whose end has begun off the table. Its pid is free again.
-    pub fn bury(&self, process: &Process) {
-        process.life.lock().phase = Phase::Gone;
+    /// Takes a process whose end has begun off the table, and says so in the journal. Its pid is free again.
+    pub fn bury(&self, process: &Process) -> Lsn {
+        let said = {
+            let mut life = process.life.lock();
+            life.phase = Phase::Gone;
+            let gone = Record::ProcessGone { who: process.who() };
+            self.journal.as_ref().map_or(Lsn::NONE, |journal| journal.append(None, |out| gone.write_head(out)))
+        };
         self.processes.remove(&process.key);
         process.gone.cancel();
+        said
     }
 
     /// Every process.

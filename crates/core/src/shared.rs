@@ -14,7 +14,11 @@ use crate::aside::Aside;
 use crate::budget::{Budget, Reservation};
 use crate::cache::{BlockCache, ContentId};
 use crate::error::{Errno, Error, Result};
+use crate::journal::record::room_for;
+use crate::journal::{Journal, Lsn, Room};
 use crate::limits::Limits;
+use crate::path::FilePath;
+use crate::units::{ByteRange, PAGE_SIZE};
 
 /// What all files share.
 #[derive(Debug)]
@@ -31,6 +35,8 @@ pub struct Shared {
     pub inflight: Budget,
     /// Where unsynced pages go that cannot be stored and must not be dropped.
     pub aside: Arc<Aside>,
+    /// The record of what is acknowledged and not in the store yet; none at level `memory`.
+    pub journal: Option<Journal>,
     /// Write-backs, fetches and whatever else runs beside the calls.
     pub tasks: TaskTracker,
     /// Wakes the write-back task.
@@ -50,13 +56,14 @@ impl Drop for WaitingGuard<'_> {
 
 impl Shared {
     /// For a manager with these limits.
-    pub fn new(limits: Limits, aside: Aside) -> Arc<Self> {
+    pub fn new(limits: Limits, aside: Aside, journal: Option<Journal>) -> Arc<Self> {
         Arc::new(Self {
             cache: BlockCache::new(limits.clean_bytes()),
             dirty: Budget::new(limits.dirty_bytes()),
             private: Budget::new(limits.private_bytes()),
             inflight: Budget::new(limits.inflight_bytes()),
             aside: Arc::new(aside),
+            journal,
             tasks: TaskTracker::new(),
             kick: Notify::new(),
             waiting_writers: AtomicUsize::new(0),
@@ -68,6 +75,32 @@ impl Shared {
     /// An id that no content had before.
     pub fn new_content(&self) -> ContentId {
         ContentId(self.next_content.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Waits until the journal has the record, as its level says. Cancel safe.
+    ///
+    /// # Errors
+    /// [`Errno::Io`] if the journal has failed.
+    pub async fn journaled(&self, said: Lsn) -> Result<()> {
+        match &self.journal {
+            Some(journal) if !journal.is_acknowledged(said) => journal.acknowledged(said).await,
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Room in the journal for a write of `range`. Cancel safe.
+    ///
+    /// # Errors
+    /// [`Errno::DQuot`] if its disk is full, [`Errno::Io`] if it has failed.
+    pub async fn journal_room(
+        &self,
+        path: &FilePath,
+        range: ByteRange,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Room>> {
+        let Some(journal) = &self.journal else { return Ok(None) };
+        let pages = range.page_aligned().len() / PAGE_SIZE;
+        journal.reserve(room_for(path.as_str(), pages), deadline).await.map(Some)
     }
 
     /// Whether writers wait for dirty pages to be written back.
@@ -91,20 +124,30 @@ impl Shared {
         let left = deadline.map_or(self.limits.store_timeout, |deadline| {
             deadline.saturating_duration_since(Instant::now()).mul_f32(0.9)
         });
-        tokio::time::timeout(left, self.dirty.take(bytes)).await.map_err(|_| {
-            Error::new(
-                Errno::DQuot,
-                format!(
-                    "unsynced bytes are at their limit of {} and could not be written back in time: sync, or raise \
-                     the memory budget",
-                    self.dirty.total()
-                ),
-            )
-            .with("limit", "dirty_bytes")
-            .with("max", self.dirty.total())
-            .with("used", self.dirty.used())
-            .retry_after(Duration::from_secs(1))
-        })
+        tokio::time::timeout(left, self.dirty.take(bytes)).await.map_err(|_| self.dirty_is_full())
+    }
+
+    /// Memory for `bytes` of blocks that are dirty already, when the server was away.
+    ///
+    /// # Errors
+    /// [`Errno::DQuot`].
+    pub fn take_dirty(&self, bytes: u64) -> Result<Reservation> {
+        self.dirty.try_take(bytes).ok_or_else(|| self.dirty_is_full())
+    }
+
+    fn dirty_is_full(&self) -> Error {
+        Error::new(
+            Errno::DQuot,
+            format!(
+                "unsynced bytes are at their limit of {} and could not be written back in time: sync, or raise \
+                 the memory budget",
+                self.dirty.total()
+            ),
+        )
+        .with("limit", "dirty_bytes")
+        .with("max", self.dirty.total())
+        .with("used", self.dirty.used())
+        .retry_after(Duration::from_secs(1))
     }
 
     /// Memory for `bytes` of private pages.

@@ -110,7 +110,7 @@ mod tests {
     fn files_that_nobody_needs_are_forgotten_and_held_ones_are_not() {
         let mount = Mount::with_store("/", Arc::new(ObjectLayout::in_memory())).unwrap();
         let limits = Limits { max_idle_files: 10, ..Limits::default() };
-        let table = FileTable::new(Vfs::new(vec![mount]).unwrap(), Shared::new(limits, Aside::in_memory()));
+        let table = FileTable::new(Vfs::new(vec![mount]).unwrap(), Shared::new(limits, Aside::in_memory(), None));
         let path = |number: usize| FilePath::parse(&format!("/{number}")).unwrap();
         let held = table.acquire(&path(0)).unwrap();
         for number in 1..1000 {

@@ -43,14 +43,19 @@ pub async fn run(files: Arc<FileTable>, shared: Arc<Shared>, closing: Cancellati
 /// how many files failed.
 pub async fn store_all(files: &FileTable, shared: &Shared) -> usize {
     let pressure = shared.under_pressure();
-    let chosen = files.select(|file| file.has_orphans() || (pressure && file.dirty_bytes() > 0));
+    let chosen = files.select(|file| file.has_orphans() || file.is_unsettled() || (pressure && file.dirty_bytes() > 0));
     let outcomes = futures::stream::iter(chosen).map(|file| store_one(file, pressure)).buffer_unordered(FILES_AT_ONCE);
     outcomes.filter(|stored| std::future::ready(!stored)).count().await
 }
 
-async fn store_one(file: FileRef, pressure: bool) -> bool {
-    let mut result = file.store_orphans().await;
-    if result.is_ok() && pressure {
+/// Stores what ended processes left of a file, or with `all` everything that is unsynced. Answers whether that is
+/// done.
+pub async fn store_one(file: FileRef, all: bool) -> bool {
+    let mut result = file.settle().await;
+    if result.is_ok() {
+        result = file.store_orphans().await;
+    }
+    if result.is_ok() && all {
         result = file.sync(vec![WHOLE]).await.map(|_| ());
     }
     if let Err(error) = &result {

@@ -3,7 +3,9 @@
 
 use std::fmt::Write as _;
 
-use crate::config::show_size;
+use mmap_core::manager::Recovered;
+
+use crate::config::{Durability, show_size};
 use crate::server::Server;
 
 /// A file that does not matter, for the command to try.
@@ -25,12 +27,33 @@ pub(crate) fn banner(server: &Server) -> String {
     }
     line("state", &config.state_dir.display().to_string());
     line("memory", &show_size(config.limits.memory));
-    line("durability", "memory: what is not synced is lost when the server is killed");
+    line("durability", durability(config.durability));
+    if let Some(recovered) = recovered(server.recovered()) {
+        line("recovered", &recovered);
+    }
     if let Some(addr) = server.addrs().first() {
         line("try", &format!("mmapctl --server {addr} ping"));
         line("or", &grpcurl(addr));
     }
     text
+}
+
+fn durability(level: Durability) -> &'static str {
+    match level {
+        Durability::Memory => "memory: what is not synced is lost when the server is killed",
+        Durability::Process => "process: acknowledged writes survive a killed server, not a power loss before msync",
+        Durability::Disk => "disk: acknowledged writes survive power loss",
+    }
+}
+
+/// What came back from an earlier run, if anything did.
+fn recovered(recovered: &Recovered) -> Option<String> {
+    let Recovered { processes, mappings, unsynced_bytes, damage, .. } = recovered;
+    let damage = damage.as_ref().map(|damage| format!("; LOST: {damage}")).unwrap_or_default();
+    let anything = *processes > 0 || *mappings > 0 || *unsynced_bytes > 0 || !damage.is_empty();
+    anything.then(|| {
+        format!("{processes} processes, {mappings} mappings, {} not synced yet{damage}", show_size(*unsynced_bytes))
+    })
 }
 
 fn grpcurl(addr: &str) -> String {

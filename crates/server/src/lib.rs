@@ -21,6 +21,7 @@ mod service;
 mod health;
 mod listener;
 
+pub mod opening;
 pub mod server;
 pub mod signals;
 

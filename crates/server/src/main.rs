@@ -4,8 +4,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use mmap_server::config::{Config, Refusal};
+use mmap_server::opening::ServerError;
 use mmap_server::run::run;
-use mmap_server::server::ServerError;
 use mmap_server::{signals, telemetry};
 
 // Blocks of 64 KiB come and go at a high rate in several threads, which the system's allocator holds on to.

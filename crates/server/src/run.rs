@@ -6,7 +6,8 @@ use futures::Stream;
 
 use crate::banner::banner;
 use crate::config::Config;
-use crate::server::{ExitReport, Server, ServerError};
+use crate::opening::ServerError;
+use crate::server::{ExitReport, Server};
 
 /// Binds, says where on standard output, serves until `stops` asks to end, and tells what was not stored.
 ///
@@ -35,6 +36,9 @@ fn tell(report: &ExitReport, out: &mut impl Write) -> io::Result<()> {
     for (path, bytes, why) in &report.unsynced {
         writeln!(out, "mmapd: not stored: {path}: {bytes} unsynced bytes: {why}")?;
     }
+    for (path, bytes, why) in &report.waiting {
+        writeln!(out, "mmapd: in the journal, for the next start: {path}: {bytes} unsynced bytes: {why}")?;
+    }
     if let Some(why) = report.cut_short {
         writeln!(out, "mmapd: {why}")?;
     }
@@ -53,7 +57,7 @@ mod tests {
         let report = ExitReport {
             synced_bytes: 4096,
             unsynced: vec![("/a".into(), 8192, "the store is away".into())],
-            cut_short: None,
+            ..ExitReport::default()
         };
         let mut out = Vec::new();
         tell(&report, &mut out).unwrap();

@@ -9,10 +9,7 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
 use http::HeaderValue;
-use mmap_core::error::{Errno, Error};
-use mmap_core::manager::{MmapManager, ShutdownReport};
-use mmap_core::state::StateDir;
-use mmap_core::vfs::{Mount, MountSpec, Vfs};
+use mmap_core::manager::{MmapManager, Recovered, ShutdownReport};
 use mmap_proto::v1;
 use mmap_proto::v1::file_service_server::FileServiceServer;
 use mmap_proto::v1::mmap_service_server::MmapServiceServer;
@@ -29,6 +26,7 @@ use crate::connection::Ends;
 use crate::health::{Health, MountHealth};
 use crate::layers::GuardLayer;
 use crate::listener::{Listener, incoming};
+use crate::opening::{ServerError, open_core};
 use crate::service::{Files, Front, Mmaps, Processes};
 
 /// What a message needs beside its data: the other fields, a path of 4 KiB among them, with room to spare.
@@ -43,23 +41,15 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 /// How often a silent connection is asked for a sign of life, and how long the sign may take. A client whose
 /// machine vanished is noticed within their sum, and its processes' grace begins.
 const KEEPALIVE: Duration = Duration::from_secs(10);
+/// How long the start waits to learn whether files with unsynced pages changed while the server was away. What
+/// is not known by then is found out while it serves.
+const SETTLE_TIME: Duration = Duration::from_secs(5);
 /// Share of the shutdown timeout that running calls may take: the rest is for syncing.
 const DRAIN_SHARE: u32 = 3;
 /// How long connections that are told to close may take: they wait for nothing but their turn.
 const CLOSE_TIME: Duration = Duration::from_secs(1);
 /// How much longer than its limit the core's shutdown may take before it counts as hung.
 const SHUTDOWN_SLACK: Duration = Duration::from_secs(5);
-
-/// Why a server did not start or stopped serving.
-#[derive(Debug, thiserror::Error)]
-pub enum ServerError {
-    /// What was asked for cannot be: exit code 2.
-    #[error("{0}")]
-    Config(String),
-    /// It failed: exit code 1.
-    #[error("{0}")]
-    Failed(String),
-}
 
 /// How a server ended.
 #[derive(Clone, Debug, Default)]
@@ -68,18 +58,21 @@ pub struct ExitReport {
     pub synced_bytes: u64,
     /// Files whose unsynced bytes could not be stored: path, bytes, why.
     pub unsynced: Vec<(String, u64, String)>,
+    /// Files whose unsynced bytes are in the journal, for the next start: path, bytes, why.
+    pub waiting: Vec<(String, u64, String)>,
     /// It ended before everything was known to be stored, for this reason.
     pub cut_short: Option<&'static str>,
 }
 
 impl ExitReport {
-    /// Whether everything that was acknowledged is stored.
+    /// Whether everything that was acknowledged is where the level of durability says.
     pub fn is_clean(&self) -> bool {
         self.unsynced.is_empty() && self.cut_short.is_none()
     }
 
     fn from_core(report: ShutdownReport, cut_short: Option<&'static str>) -> Self {
-        Self { synced_bytes: report.synced_bytes, unsynced: report.unsynced, cut_short }
+        let ShutdownReport { synced_bytes, unsynced, waiting } = report;
+        Self { synced_bytes, unsynced, waiting, cut_short }
     }
 }
 
@@ -91,6 +84,7 @@ pub struct Server {
     manager: Arc<MmapManager>,
     health: Health,
     mounts: Vec<MountHealth>,
+    recovered: Recovered,
 }
 
 impl Server {
@@ -103,10 +97,11 @@ impl Server {
         for addr in &config.listen {
             listeners.push(Listener::bind(addr).await.map_err(ServerError::Failed)?);
         }
-        let (manager, mounts) = open_core(&config)?;
+        let (manager, mounts, recovered) = open_core(&config).await?;
         let health = Health::new(mounts).await;
         let mounts = health.check().await;
-        Ok(Self { config, listeners, manager, health, mounts })
+        manager.settle(SETTLE_TIME).await;
+        Ok(Self { config, listeners, manager, health, mounts, recovered })
     }
 
     /// The addresses that clients can dial, as they are asked for.
@@ -117,6 +112,11 @@ impl Server {
     /// How the mounts were at the start.
     pub(crate) fn mounts(&self) -> &[MountHealth] {
         &self.mounts
+    }
+
+    /// What came back from an earlier run.
+    pub(crate) fn recovered(&self) -> &Recovered {
+        &self.recovered
     }
 
     /// How it is configured.
@@ -198,35 +198,6 @@ async fn give_up(manager: &Arc<MmapManager>) -> ExitReport {
     match timeout(Duration::from_secs(1), manager.shutdown(Duration::ZERO)).await {
         Ok(report) => ExitReport::from_core(report, cut_short),
         Err(_) => ExitReport { cut_short, ..ExitReport::default() },
-    }
-}
-
-/// The core and its mounts, as configured.
-fn open_core(config: &Config) -> Result<(Arc<MmapManager>, Vec<Arc<Mount>>), ServerError> {
-    let state = StateDir::open(&config.state_dir).map_err(|error| server_error(&error))?;
-    let mounts = match config.mounts.as_slice() {
-        [] => vec![default_mount(config)?],
-        mounts => mounts.to_vec(),
-    };
-    let vfs = Vfs::open(&mounts, &config.limits).map_err(|error| server_error(&error))?;
-    let mounts = vfs.mounts().to_vec();
-    let manager = MmapManager::open(vfs, state, config.limits.clone()).map_err(|error| server_error(&error))?;
-    Ok((manager, mounts))
-}
-
-/// The folder that is served when nothing is mounted, made if it is missing.
-fn default_mount(config: &Config) -> Result<MountSpec, ServerError> {
-    let folder = config.default_folder();
-    std::fs::create_dir_all(&folder)
-        .map_err(|error| ServerError::Failed(format!("the folder {} cannot be made: {error}", folder.display())))?;
-    MountSpec::of_folder("/", &folder).map_err(|error| server_error(&error))
-}
-
-fn server_error(error: &Error) -> ServerError {
-    let sentence = crate::status::chain(error);
-    match matches!(error.errno(), Errno::Inval | Errno::NotSup) {
-        true => ServerError::Config(sentence),
-        false => ServerError::Failed(sentence),
     }
 }
 

@@ -2,6 +2,9 @@
 //!
 //! What is in memory is copied or referenced under the file's lock; what is missing is fetched with the lock
 //! released, and then the attempt is made again from the start.
+//!
+//! A write is answered when the journal has it, and so is a read of what was just written: nobody is shown
+//! bytes that a killed server would take back.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,6 +19,7 @@ use crate::block::{DirtyBlock, ReadBytes, slice_padded};
 use crate::budget::Reservation;
 use crate::caller::MmapId;
 use crate::error::{Errno, Error, Result};
+use crate::journal::{Lsn, Room};
 use crate::overlay::CowMemory;
 use crate::units::{BLOCK_SIZE, BlockIndex, ByteRange, PAGE_LEN, PAGE_SIZE, PageIndex, PageMask};
 
@@ -49,10 +53,12 @@ impl File {
         let mut held = Vec::new();
         loop {
             let missing = match self.try_read(access, range)? {
-                Attempt::Done(bytes) => {
+                Attempt::Done((bytes, said)) => {
                     if held.is_empty() {
                         access.faults.minor.fetch_add(range.block_count(), Ordering::Relaxed);
                     }
+                    // A journal that has failed takes no more writes, but what is in memory can still be read.
+                    let _ = self.shared.journaled(said).await;
                     return Ok(bytes);
                 }
                 Attempt::Missing(missing) => missing,
@@ -66,55 +72,64 @@ impl File {
         }
     }
 
-    fn try_read(&self, access: Access<'_>, range: ByteRange) -> Result<Attempt<ReadBytes>> {
+    /// The bytes, and the latest record of the journal that tells of any of them.
+    fn try_read(&self, access: Access<'_>, range: ByteRange) -> Result<Attempt<(ReadBytes, Lsn)>> {
         let state = self.state.read();
         self.check_end(&state, access.id, range)?;
         let mut bytes = ReadBytes::default();
         let mut missing = Vec::new();
-        let own = access.overlay.map(|overlay| overlay.snapshot(range)).unwrap_or_default();
+        let (own, mut said) = access.overlay.map(|overlay| overlay.snapshot(range)).unwrap_or_default();
         let mut position = range.start();
         for (page, data) in own {
             let part = range.intersect(page.range());
-            self.gather(&state, ByteRange::new(position, part.start()), &mut bytes, &mut missing);
+            said = said.max(self.gather(&state, ByteRange::new(position, part.start()), &mut bytes, &mut missing));
             #[expect(clippy::cast_possible_truncation, reason = "within a page")]
             let start = (part.start() - page.range().start()) as usize;
             #[expect(clippy::cast_possible_truncation, reason = "within a page")]
             bytes.push_part(&data, start..start + part.len() as usize);
             position = part.end();
         }
-        self.gather(&state, ByteRange::new(position, range.end()), &mut bytes, &mut missing);
-        Ok(if missing.is_empty() { Attempt::Done(bytes) } else { Attempt::Missing(missing) })
+        said = said.max(self.gather(&state, ByteRange::new(position, range.end()), &mut bytes, &mut missing));
+        Ok(if missing.is_empty() { Attempt::Done((bytes, said)) } else { Attempt::Missing(missing) })
     }
 
     /// Appends the shared bytes of `range`, or names the blocks that are missing.
-    fn gather(&self, state: &FileState, range: ByteRange, bytes: &mut ReadBytes, missing: &mut Vec<BlockIndex>) {
+    fn gather(&self, state: &FileState, range: ByteRange, bytes: &mut ReadBytes, missing: &mut Vec<BlockIndex>) -> Lsn {
+        let mut said = Lsn::NONE;
         for block in range.blocks() {
             let part = range.within(block);
             match state.find(&self.shared.cache, block, PageMask::touched(part.clone())) {
-                Found::Dirty(dirty) => bytes.push_part(dirty.data(), part),
+                Found::Dirty(dirty) => {
+                    said = said.max(dirty.said);
+                    bytes.push_part(dirty.data(), part);
+                }
                 Found::Clean(data) => bytes.push_part(&data, part),
                 // A private mapping's own pages split a range, so that a block may come up twice.
                 Found::Missing if missing.last() == Some(&block) => {}
                 Found::Missing => missing.push(block),
             }
         }
+        said
     }
 
     /// Writes `data` at the file's byte `range.start()`. Bytes behind the file's end are dropped. Cancel safe:
     /// all of it is written, or nothing.
     ///
     /// # Errors
-    /// EBADF if the mapping is gone, SIGBUS, EDQUOT, ENOMEM, ESTALE, EIO, EUCLEAN.
+    /// EBADF if the mapping is gone, SIGBUS, EDQUOT, ENOMEM, ESTALE, EIO, EUCLEAN. After an EIO of the journal the
+    /// bytes may be there: whether they survive the server is not known.
     pub async fn write(self: &Arc<Self>, access: Access<'_>, range: ByteRange, data: &[u8]) -> Result<()> {
         let mut held = Vec::new();
         let mut memory = Reservation::default();
         loop {
+            // Taken anew for each attempt: whoever waits for the store must not keep others from the journal.
+            let room = self.shared.journal_room(&self.path, range, access.deadline).await?;
             let attempt = match access.overlay {
-                Some(overlay) => self.try_write_private(access, overlay, range, data)?,
-                None => self.try_write_shared(access, range, data, &mut memory)?,
+                Some(overlay) => self.try_write_private(access, overlay, range, data, room)?,
+                None => self.try_write_shared(access, range, data, &mut memory, room)?,
             };
             match attempt {
-                Attempt::Done(()) => return Ok(()),
+                Attempt::Done(said) => return self.shared.journaled(said).await,
                 Attempt::Missing(missing) => {
                     access.faults.major.fetch_add(missing.len() as u64, Ordering::Relaxed);
                     held.extend(self.fault(&missing).await?);
@@ -134,7 +149,8 @@ impl File {
         range: ByteRange,
         data: &[u8],
         memory: &mut Reservation,
-    ) -> Result<Attempt<()>> {
+        room: Option<Room>,
+    ) -> Result<Attempt<Lsn>> {
         let mut guard = self.state.write();
         let state = &mut *guard;
         self.check_end(state, access.id, range)?;
@@ -178,7 +194,7 @@ impl File {
             });
             dirty.write(part.start, head, covered);
         }
-        Ok(Attempt::Done(()))
+        Ok(Attempt::Done(state.say_written(room, range)))
     }
 
     fn try_write_private(
@@ -187,7 +203,8 @@ impl File {
         overlay: &CowMemory,
         range: ByteRange,
         data: &[u8],
-    ) -> Result<Attempt<()>> {
+        mut room: Option<Room>,
+    ) -> Result<Attempt<Lsn>> {
         let state = self.state.read();
         self.check_end(&state, access.id, range)?;
         self.check_registered(&state, access.id)?;
@@ -219,9 +236,12 @@ impl File {
                 let known = bases.iter().find(|(known, _)| *known == page);
                 known.map_or_else(|| Bytes::from_static(&[0; PAGE_LEN]), |(_, bytes)| bytes.clone())
             };
-            if let Some(copied) = overlay.write(range, data, memory, base) {
+            let say = |pages: &[_]| state.log.copied(room.take(), access.id, pages);
+            if let Some((copied, said)) =
+                overlay.write(range, data, memory, base, (!state.log.is_silent()).then_some(say))
+            {
                 access.faults.minor.fetch_add(copied, Ordering::Relaxed);
-                return Ok(Attempt::Done(()));
+                return Ok(Attempt::Done(said));
             }
         }
     }
@@ -249,7 +269,7 @@ impl File {
 
 /// The pages of `block` that a write of `range` leaves no old byte of: those wholly in it, and the file's last
 /// page if the write reaches the file's end, for behind it there is nothing.
-fn covered_pages(range: ByteRange, block: BlockIndex, size: u64) -> PageMask {
+pub(super) fn covered_pages(range: ByteRange, block: BlockIndex, size: u64) -> PageMask {
     let end = if range.end() == size { size.next_multiple_of(PAGE_SIZE) } else { range.end() };
     PageMask::covered(ByteRange::new(range.start(), end).within(block))
 }

@@ -7,10 +7,13 @@
 use std::sync::Arc;
 
 use super::File;
-use super::state::Attempt;
+use super::access::covered_pages;
+use super::state::{Attempt, FileState};
 use crate::aside::KeptRun;
 use crate::error::Result;
-use crate::units::{ByteRange, PageMask};
+use crate::journal::Lsn;
+use crate::journal::record::BlockPages;
+use crate::units::{BlockIndex, ByteRange, PAGE_SIZE, PageMask};
 use crate::vfs::{Base, CommitId, Patch, Stat, StoreFault, StoreResult, Version, WriteBack};
 
 /// How often it starts over because the store was faster.
@@ -70,47 +73,73 @@ impl File {
         let patches =
             runs.iter().map(|run| Patch { offset: run.offset, data: run.data.clone(), dirty: true }).collect();
         let commit = CommitId::random();
-        let under_way = {
+        let (said, under_way) = {
             let mut state = self.state.write();
             state.committing = true;
-            state.remember(Attempt { commit, size, outdates: true });
-            Committing(self)
+            (state.remember(Attempt { commit, size, outdates: true }), Committing(self))
         };
+        self.attempt_journaled(said).await?;
         let stat = store.write_back(&self.location.name, WriteBack { base, size, patches, commit }).await?;
         let version = stat.version.clone();
-        self.show_runs(runs, stat, made);
+        let said = self.show_runs(runs, stat, made);
         drop(under_way);
+        self.moved_journaled(said).await;
         Ok((size, version))
     }
 
-    /// The store has the runs: from this moment on every mapping shows them.
-    fn show_runs(&self, runs: &[KeptRun], stat: Stat, made: bool) {
+    /// The store has the runs: from this moment on every mapping shows them, and unsynced writes to pages that they
+    /// cover are overwritten, as by any other write.
+    fn show_runs(&self, runs: &[KeptRun], stat: Stat, made: bool) -> Lsn {
         let mut guard = self.state.write();
         let state = &mut *guard;
         state.committing = false;
         state.attempts.clear();
         let content = self.shared.new_content();
         if made {
-            state.replace(&self.shared.cache, content, Some(&stat));
-        } else {
-            state.drop_clean(content);
-            state.advance(&self.shared.cache, stat.size, stat.version);
+            return state.replace(&self.shared.cache, content, Some(&stat));
         }
-        // A page with unsynced writes is not fetched again: the kept bytes go onto it, and it stays unsynced, so
-        // that of a page which reaches farther than they do nothing is lost.
-        for run in runs {
-            let range = ByteRange::new(run.offset, run.offset + run.data.len() as u64);
+        let mut stored = Vec::new();
+        for range in runs.iter().map(range_of) {
             for block in range.blocks() {
                 let Some(dirty) = state.dirty.get_mut(&block) else { continue };
-                for part in PageMask::touched(range.within(block)).intersect(dirty.unsynced()).runs() {
-                    let start = block.range().start();
-                    let here = range.intersect(ByteRange::new(start + part.start as u64, start + part.end as u64));
-                    // Both are parts of the run, whose length is a usize.
-                    let at = usize::try_from(here.start() - run.offset).unwrap_or_default();
-                    let length = usize::try_from(here.len()).unwrap_or_default();
-                    dirty.write(here.within(block).start, &run.data[at..at + length], PageMask::NONE);
+                let pages = covered_pages(range, block, stat.size).intersect(dirty.unsynced());
+                if pages.is_empty() {
+                    continue;
+                }
+                dirty.forget(pages);
+                stored.push(BlockPages::new(block, pages));
+                if dirty.unsynced().is_empty() {
+                    state.dirty.remove(&block);
                 }
             }
         }
+        state.drop_clean(content);
+        let size = stat.size;
+        let said = state.advance(&self.shared.cache, size, stat.version, &stored);
+        runs.last().map_or(said, |last| said.max(patch_last_page(state, last, size)))
     }
+}
+
+/// The last page of a file that has grown since reaches farther than what was kept of it. If it has unsynced writes
+/// the kept bytes go onto it and it stays unsynced, so that what lies behind them is not lost.
+fn patch_last_page(state: &mut FileState, last: &KeptRun, size: u64) -> Lsn {
+    let range = range_of(last);
+    let start = range.end() - range.end() % PAGE_SIZE;
+    let kept = ByteRange::new(start.max(range.start()), range.end());
+    let block = BlockIndex::of(start);
+    let page = PageMask::touched(kept.within(block));
+    if kept.is_empty() || range.end() == size {
+        return Lsn::NONE;
+    }
+    let Some(dirty) = state.dirty.get_mut(&block).filter(|dirty| dirty.unsynced().contains(page)) else {
+        return Lsn::NONE;
+    };
+    // A part of the run, whose length is a usize.
+    let at = usize::try_from(kept.start() - range.start()).unwrap_or_default();
+    dirty.write(kept.within(block).start, &last.data[at..], PageMask::NONE);
+    state.say_written(None, kept)
+}
+
+fn range_of(run: &KeptRun) -> ByteRange {
+    ByteRange::new(run.offset, run.offset + run.data.len() as u64)
 }

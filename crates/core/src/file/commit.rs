@@ -15,6 +15,8 @@ use super::state::{Attempt, FileState};
 use super::{File, WHOLE};
 use crate::block::slice_padded;
 use crate::error::{Errno, Error, Result};
+use crate::journal::Lsn;
+use crate::journal::record::BlockPages;
 use crate::units::{BlockIndex, ByteRange, PageMask, PageSet};
 use crate::vfs::{Base, CommitId, Patch, Stat, StoreFault, StoreResult, Version, WriteBack};
 
@@ -164,32 +166,48 @@ impl File {
     /// Takes a cut and writes it back.
     async fn write_cut(&self, pages: &PageSet) -> StoreResult<(Cut, Option<Version>)> {
         let traits = self.location.mount.store().traits();
-        let (change, mut guard) = {
+        let ((change, said), mut guard) = {
             let mut state = self.state.write();
             let Some(version) = state.base.clone() else { return Err(StoreFault::Missing) };
             let (cut, patches) = self.take_cut(&mut state, pages, traits.rewrites_up_to);
             let base = Base::At { version, size: state.size };
             (self.begin(&mut state, base, None, patches), CutGuard { file: self, cut })
         };
+        self.attempt_journaled(said).await?;
         let stat = self.location.mount.store().write_back(&self.location.name, change).await?;
         let cut = std::mem::take(&mut guard.cut);
         let version = stat.version.clone();
-        {
+        let said = {
             let mut state = self.state.write();
             state.committing = false;
-            self.end_cut(&mut state, &cut, stat);
-        }
+            self.end_cut(&mut state, &cut, stat)
+        };
         drop(guard);
+        self.moved_journaled(said).await;
         Ok((cut, Some(version)))
     }
 
+    /// Before the store is asked: a server that is killed after that must know its own change again.
+    pub(super) async fn attempt_journaled(&self, said: Lsn) -> StoreResult<()> {
+        let journaled = self.shared.journaled(said).await;
+        journaled.map_err(|error| StoreFault::failed("the journal cannot take what is about to be changed", error))
+    }
+
+    /// The store has the change, whether the journal learns of it or not: without it the next server takes pages
+    /// for unsynced that are not, and finds out from the attempt's mark.
+    pub(super) async fn moved_journaled(&self, said: Lsn) {
+        if let Err(error) = self.shared.journaled(said).await {
+            tracing::warn!(path = %self.path, ?error, "the journal did not learn that a change is in the store");
+        }
+    }
+
     /// Marks a change as under way and remembers it until its fate is known.
-    fn begin(&self, state: &mut FileState, base: Base, size: Option<u64>, patches: Vec<Patch>) -> WriteBack {
+    fn begin(&self, state: &mut FileState, base: Base, size: Option<u64>, patches: Vec<Patch>) -> (WriteBack, Lsn) {
         let commit = CommitId::random();
         let size = size.unwrap_or(state.size);
         state.committing = true;
-        state.remember(Attempt { commit, size, outdates: false });
-        WriteBack { base, size, patches, commit }
+        let said = state.remember(Attempt { commit, size, outdates: false });
+        (WriteBack { base, size, patches, commit }, said)
     }
 
     /// The dirty ones of `wanted` with their bytes; where the store rewrites the whole file anyway, also the
@@ -223,12 +241,13 @@ impl File {
     }
 
     /// The store has the cut: pages that were not written since are clean.
-    fn end_cut(&self, state: &mut FileState, cut: &Cut, stat: Stat) {
+    fn end_cut(&self, state: &mut FileState, cut: &Cut, stat: Stat) -> Lsn {
         state.attempts.clear();
+        let mut stored = Vec::with_capacity(cut.blocks.len());
         for (block, _) in &cut.blocks {
             state.recall(*block);
             let Some(dirty) = state.dirty.get_mut(block) else { continue };
-            dirty.end_writing();
+            stored.push(BlockPages::new(*block, dirty.end_writing()));
             if dirty.unsynced().is_empty()
                 && let Some(clean) = state.dirty.remove(block)
                 && clean.valid() == PageMask::ALL
@@ -236,7 +255,7 @@ impl File {
                 self.shared.cache.insert(state.content, *block, clean.data().clone());
             }
         }
-        state.advance(&self.shared.cache, stat.size, stat.version);
+        state.advance(&self.shared.cache, stat.size, stat.version, &stored)
     }
 
     /// Sets the file's size, making it if it is missing and `make` says so. It is in the store when this
@@ -284,24 +303,26 @@ impl File {
             return Err(StoreFault::TooLarge { max });
         }
         let made = matches!(base, Base::Missing);
-        let (change, guard) = {
+        let ((change, said), guard) = {
             let mut state = self.state.write();
             (self.begin(&mut state, base, Some(size), Vec::new()), CutGuard { file: self, cut: Cut::default() })
         };
+        self.attempt_journaled(said).await?;
         let stat = store.write_back(&self.location.name, change).await?;
         let version = stat.version.clone();
-        {
+        let said = {
             let mut state = self.state.write();
             state.committing = false;
             state.attempts.clear();
             if made {
                 // Whatever was clean before belonged to a file that is gone.
-                state.replace(&self.shared.cache, self.shared.new_content(), Some(&stat));
+                state.replace(&self.shared.cache, self.shared.new_content(), Some(&stat))
             } else {
-                state.advance(&self.shared.cache, stat.size, stat.version);
+                state.advance(&self.shared.cache, stat.size, stat.version, &[])
             }
-        }
+        };
         drop(guard);
+        self.moved_journaled(said).await;
         Ok(version)
     }
 

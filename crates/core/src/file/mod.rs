@@ -2,12 +2,15 @@
 //!
 //! - `flight`: a block on its way from the store
 //! - `queue`: whose turn it is to change the file in its store
+//! - `registered`: a mapping as its file knows it
+//! - `log`: what the file says in the journal
 //! - `state`: what is known of the file, under one reader-writer lock; pure
 //! - `observe`: asking the store what it has, and making sense of it
 //! - `fetch`: bringing missing blocks in, one fetch a block
 //! - `access`: reads and writes at one instant
 //! - `commit`: write-back of a consistent cut; truncation; removal
 //! - `apply`: pages that were kept aside, put onto the present content
+//! - `restore`: a file after the server was away, and what a checkpoint says of it
 //! - `resolve`: what to do with unsynced pages whose file changed in the store
 //!
 //! Invariants: the lock is held only while bytes that are in memory are copied or referenced, never across an
@@ -16,6 +19,8 @@
 
 mod flight;
 mod queue;
+mod registered;
+mod log;
 mod state;
 mod observe;
 mod fetch;
@@ -23,6 +28,7 @@ mod access;
 mod commit;
 mod apply;
 mod resolve;
+mod restore;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
@@ -32,13 +38,15 @@ use parking_lot::{Mutex, RwLock};
 pub use access::Access;
 pub(crate) use access::no_such_mapping;
 pub use commit::{MakeFile, SyncOutcome};
-pub use state::{MapUse, Registered};
+pub use registered::{MapUse, Registered};
 
 use self::commit::Waiter;
+use self::log::FileLog;
 use self::queue::CommitQueue;
 use self::state::FileState;
 use crate::caller::MmapId;
 use crate::error::Result;
+use crate::journal::Lsn;
 use crate::path::FilePath;
 use crate::shared::Shared;
 use crate::units::{ByteRange, MAX_OFFSET};
@@ -96,7 +104,8 @@ pub const WHOLE: ByteRange = ByteRange::new(0, MAX_OFFSET);
 impl File {
     /// A file of which nothing is known yet: [`File::refresh`] asks the store.
     pub fn new(path: FilePath, location: Location, shared: Arc<Shared>) -> Arc<Self> {
-        let state = RwLock::new(FileState::new(shared.new_content()));
+        let state =
+            RwLock::new(FileState::new(shared.new_content(), FileLog::new(shared.journal.clone(), path.clone())));
         Arc::new(Self {
             path,
             location,
@@ -128,15 +137,12 @@ impl File {
         self.state.read().base.clone()
     }
 
-    /// Makes a mapping known, if the file is there. False: it is being removed, or gone; look again once
+    /// Makes a mapping known, if the file is there, and says so in the journal. `None`: it is being removed, or gone; look again once
     /// [`File::changes_ended`].
-    pub fn register(&self, id: MmapId, mapping: Registered) -> bool {
+    pub fn register(&self, id: MmapId, mapping: Registered) -> Option<Lsn> {
         let mut state = self.state.write();
         let open = !state.removing && state.base.is_some();
-        if open {
-            state.mappings.insert(id, mapping);
-        }
-        open
+        open.then(|| state.enter(id, mapping))
     }
 
     /// Waits until the change that is on its way to the store, if any, has ended.
@@ -146,11 +152,11 @@ impl File {
 
     /// Forgets a mapping: its writes are refused from now on. What it leaves unsynced and nobody else will
     /// sync becomes the write-back task's to store.
-    pub fn unregister(&self, id: MmapId, leaving: Leaving) {
+    pub fn unregister(&self, id: MmapId, leaving: Leaving) -> Lsn {
         let mut state = self.state.write();
-        let Some(mapping) = state.mappings.remove(&id) else { return };
+        let Some((mapping, said)) = state.leave(id) else { return Lsn::NONE };
         if !matches!(mapping.usage, MapUse::SharedWritable) {
-            return;
+            return said;
         }
         let left = state.unsynced_pages(mapping.range.page_aligned());
         let orphaned = match leaving {
@@ -161,6 +167,7 @@ impl File {
             state.orphans.push(mapping.range.page_aligned());
             self.shared.kick.notify_one();
         }
+        said
     }
 
     /// Whether ended processes left something for the write-back task to store.

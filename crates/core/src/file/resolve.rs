@@ -12,6 +12,7 @@ use super::{File, WHOLE};
 use crate::aside::AsidePages;
 use crate::caller::ProcessKey;
 use crate::error::{Errno, Error, Result};
+use crate::journal::Lsn;
 use crate::units::{ByteRange, MAX_OFFSET, PageIndex};
 use crate::vfs::Stat;
 
@@ -56,7 +57,7 @@ impl File {
 
     /// Keeps the unsynced pages of `range` aside, and runs `then` under the lock in the moment in which all of
     /// them, as they are then, have been kept.
-    async fn keep_aside(&self, range: ByteRange, why: &str, then: impl Fn(&mut FileState)) -> Result<()> {
+    pub(super) async fn keep_aside(&self, range: ByteRange, why: &str, then: impl Fn(&mut FileState)) -> Result<()> {
         let mut kept: BTreeMap<PageIndex, Bytes> = BTreeMap::new();
         for _ in 0..TRIES_MAX {
             let (new, base_version, file_size) = {
@@ -100,7 +101,8 @@ impl File {
         for _ in 0..TRIES_MAX {
             self.refresh_holding_commit().await?;
             if self.state.read().stale {
-                self.give_up(range, process)?;
+                let said = self.give_up(range, process)?;
+                self.shared.journaled(said).await?;
                 continue;
             }
             match self.sync_holding_commit(&[range]).await {
@@ -116,7 +118,7 @@ impl File {
     }
 
     /// Gives up the unsynced pages of `range` of a stale file, if that makes it whole again.
-    fn give_up(&self, range: ByteRange, process: &ProcessKey) -> Result<()> {
+    fn give_up(&self, range: ByteRange, process: &ProcessKey) -> Result<Lsn> {
         let mut state = self.state.write();
         let range = range.page_aligned();
         if state.unsynced_bytes(WHOLE) != state.unsynced_bytes(range) {
@@ -124,8 +126,7 @@ impl File {
             return Err(self.stale_error());
         }
         self.check_given_up(&state, range, process)?;
-        state.forget(range, |_| true);
-        Ok(())
+        Ok(state.forget(range, |_| true))
     }
 
     fn check_given_up(&self, state: &FileState, range: ByteRange, process: &ProcessKey) -> Result<()> {
@@ -166,16 +167,16 @@ impl File {
         {
             tracing::warn!(path = %self.path, ?error, "the fate of an earlier write-back is not known");
         }
-        let mut state = self.state.write();
-        for range in ranges {
-            if let Some(process) = process {
-                self.check_given_up(&state, range.page_aligned(), process)?;
+        let said = {
+            let mut state = self.state.write();
+            for range in ranges {
+                if let Some(process) = process {
+                    self.check_given_up(&state, range.page_aligned(), process)?;
+                }
             }
-        }
-        for range in ranges {
-            state.forget(range.page_aligned(), |_| true);
-        }
-        Ok(())
+            ranges.iter().map(|range| state.forget(range.page_aligned(), |_| true)).max().unwrap_or(Lsn::NONE)
+        };
+        self.shared.journaled(said).await
     }
 
     /// Stores what ended processes left unsynced; what cannot be stored because the file changed in the store

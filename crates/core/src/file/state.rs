@@ -4,45 +4,28 @@
 //! - every clean byte in memory that is reachable under `content` equals the store's at `base`;
 //! - `size` is the size of `base`: a write never changes it;
 //! - a block is in `dirty` exactly while it has unsynced pages, and then it is not in the cache;
-//! - `stale` holds only while there are unsynced pages.
+//! - `stale` holds only while there are unsynced pages;
+//! - what must survive the server is said in the journal by the very method that changes it.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use super::flight::Flight;
+use super::log::FileLog;
+use super::registered::{MapUse, Registered};
 use crate::block::DirtyBlock;
 use crate::cache::{BlockCache, ContentId};
 use crate::caller::{MmapId, ProcessKey};
-use crate::overlay::CowMemory;
+use crate::journal::record::BlockPages;
+use crate::journal::{Lsn, Room};
 use crate::units::{BLOCK_SIZE, BlockIndex, ByteRange, PAGE_LEN, PAGE_SIZE, PageIndex, PageMask};
 use crate::vfs::{CommitId, Stat, Version};
 
 /// Attempts whose fate is unknown that are remembered: more than a store can hold back at once.
 const ATTEMPTS_MAX: usize = 64;
-
-/// How a mapping uses the file.
-#[derive(Clone, Debug)]
-pub enum MapUse {
-    /// Shared, may be written.
-    SharedWritable,
-    /// Shared, may only be read.
-    SharedReadOnly,
-    /// Private, with its own pages.
-    Private(Arc<CowMemory>),
-}
-
-/// A mapping as its file knows it.
-#[derive(Clone, Debug)]
-pub struct Registered {
-    /// The file's bytes that it maps.
-    pub range: ByteRange,
-    /// Whose it is.
-    pub owner: ProcessKey,
-    /// How it uses the file.
-    pub usage: MapUse,
-}
 
 /// A change of the file in the store whose answer was not seen.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +57,9 @@ pub(super) struct FileState {
     pub(super) mappings: BTreeMap<MmapId, Registered>,
     /// Ranges that processes left unsynced when they ended.
     pub(super) orphans: Vec<ByteRange>,
+    /// The server was away, and it is not known yet what the store has now.
+    pub(super) unsettled: bool,
+    pub(super) log: FileLog,
 }
 
 /// What an observation of the store meant.
@@ -99,7 +85,7 @@ pub(super) enum Found<'a> {
 }
 
 impl FileState {
-    pub(super) fn new(content: ContentId) -> Self {
+    pub(super) fn new(content: ContentId, log: FileLog) -> Self {
         Self {
             content,
             base: None,
@@ -113,7 +99,77 @@ impl FileState {
             removing: false,
             mappings: BTreeMap::new(),
             orphans: Vec::new(),
+            unsettled: false,
+            log,
         }
+    }
+
+    /// Whether the journal has to know of the file.
+    fn is_kept(&self) -> bool {
+        !self.mappings.is_empty() || !self.dirty.is_empty()
+    }
+
+    /// Says what the pages that a write touched are now. Readers of these blocks wait for it.
+    pub(super) fn say_written(&mut self, room: Option<Room>, range: ByteRange) -> Lsn {
+        if self.log.is_silent() {
+            return Lsn::NONE;
+        }
+        let lsn = {
+            let written = range.blocks().filter_map(|block| {
+                let pages = BlockPages::new(block, PageMask::touched(range.within(block)));
+                self.dirty.get(&block).map(|dirty| (pages, dirty))
+            });
+            let written: SmallVec<[_; 4]> = written.collect();
+            self.log.written(room, self.base.as_ref(), self.size, &written)
+        };
+        for block in range.blocks() {
+            if let Some(dirty) = self.dirty.get_mut(&block) {
+                dirty.said = lsn;
+            }
+        }
+        lsn
+    }
+
+    /// Says again which pages of a block are unsynced.
+    pub(super) fn say_block_again(&self, block: BlockIndex) -> Lsn {
+        let Some(dirty) = self.dirty.get(&block) else { return Lsn::NONE };
+        let pages = BlockPages::new(block, dirty.unsynced());
+        self.log.written(None, self.base.as_ref(), self.size, &[(pages, dirty)])
+    }
+
+    /// Says again what the file is, which changes are on their way, and who maps it, from the mapping `from` on,
+    /// `count` of them at most. Answers the last one's id.
+    pub(super) fn say_again(&self, from: MmapId, count: usize) -> (Lsn, Option<MmapId>) {
+        if !self.is_kept() {
+            return (Lsn::NONE, None);
+        }
+        let mut said = self.say_content();
+        let mut last = None;
+        for (id, mapping) in self.mappings.range(from..).take(count) {
+            (said, last) = (self.log.mapped(*id, mapping), Some(*id));
+        }
+        (said, last)
+    }
+
+    /// Says what the file is and which changes are on their way.
+    fn say_content(&self) -> Lsn {
+        let moved = self.log.moved(self.base.as_ref(), self.size, &[], true);
+        self.attempts.iter().map(|attempt| self.log.attempt(attempt.commit, attempt.size)).last().unwrap_or(moved)
+    }
+
+    /// Enters a mapping.
+    pub(super) fn enter(&mut self, id: MmapId, mapping: Registered) -> Lsn {
+        let first = !self.is_kept();
+        let lsn = self.log.mapped(id, &mapping);
+        self.mappings.insert(id, mapping);
+        // From the first on the journal has to know of the file.
+        if first { self.say_content() } else { lsn }
+    }
+
+    /// Takes a mapping off.
+    pub(super) fn leave(&mut self, id: MmapId) -> Option<(Registered, Lsn)> {
+        let mapping = self.mappings.remove(&id)?;
+        Some((mapping, self.log.unmapped(id)))
     }
 
     /// Behind the last page that has bytes of the file: touching a page from here on is SIGBUS.
@@ -175,7 +231,7 @@ impl FileState {
     }
 
     /// Gives up the unsynced pages of `range` for which `which` holds; the next access fetches the store's.
-    pub(super) fn forget(&mut self, range: ByteRange, which: impl Fn(PageIndex) -> bool) {
+    pub(super) fn forget(&mut self, range: ByteRange, which: impl Fn(PageIndex) -> bool) -> Lsn {
         let doomed: Vec<(BlockIndex, PageMask)> = self
             .unsynced_in(range)
             .map(|(block, _, mask)| {
@@ -184,6 +240,8 @@ impl FileState {
                 (block, PageMask(chosen.fold(0, |bits, bit| bits | 1 << bit)))
             })
             .collect();
+        let given_up: Vec<BlockPages> = doomed.iter().map(|(block, pages)| BlockPages::new(*block, *pages)).collect();
+        let lsn = if self.is_kept() { self.log.given_up(&given_up) } else { Lsn::NONE };
         for (block, pages) in doomed {
             self.recall(block);
             if let Some(dirty) = self.dirty.get_mut(&block) {
@@ -196,6 +254,7 @@ impl FileState {
         // An attempt that still lands would bring back what was given up: it is not ours any more.
         self.attempts.clear();
         self.stale &= !self.dirty.is_empty();
+        lsn
     }
 
     pub(super) fn recall(&mut self, block: BlockIndex) {
@@ -213,7 +272,7 @@ impl FileState {
 
     /// Moves the line behind which there is nothing: pages behind a nearer end are dropped, unsynced and
     /// private ones too; behind a farther one zeros appear.
-    pub(super) fn resize(&mut self, cache: &BlockCache, size: u64) {
+    fn resize(&mut self, cache: &BlockCache, size: u64) {
         let old = std::mem::replace(&mut self.size, size);
         if size >= old {
             return;
@@ -244,13 +303,15 @@ impl FileState {
     }
 
     /// Takes over what the store has, where that may be somebody else's.
-    pub(super) fn replace(&mut self, cache: &BlockCache, content: ContentId, seen: Option<&Stat>) {
+    pub(super) fn replace(&mut self, cache: &BlockCache, content: ContentId, seen: Option<&Stat>) -> Lsn {
+        let kept = self.is_kept();
         self.resize(cache, seen.map_or(0, |stat| stat.size));
         self.drop_clean(content);
         self.base = seen.map(|stat| stat.version.clone());
         self.generation += 1;
         self.attempts.clear();
         self.stale = false;
+        if kept { self.log.moved(self.base.as_ref(), self.size, &[], true) } else { Lsn::NONE }
     }
 
     /// Makes every clean byte in memory unreachable.
@@ -262,20 +323,26 @@ impl FileState {
         }
     }
 
-    /// Takes over a version that we made ourselves.
-    pub(super) fn advance(&mut self, cache: &BlockCache, size: u64, version: Version) {
+    /// Takes over a version that we made ourselves, and that has `stored` of the unsynced pages.
+    pub(super) fn advance(&mut self, cache: &BlockCache, size: u64, version: Version, stored: &[BlockPages]) -> Lsn {
+        let kept = self.is_kept() || !stored.is_empty();
         self.resize(cache, size);
         self.base = Some(version);
         self.generation += 1;
         self.stale = false;
+        if !kept {
+            return Lsn::NONE;
+        }
+        self.log.moved(self.base.as_ref(), self.size, stored, self.attempts.is_empty())
     }
 
     /// Remembers an attempt until its fate is known.
-    pub(super) fn remember(&mut self, attempt: Attempt) {
+    pub(super) fn remember(&mut self, attempt: Attempt) -> Lsn {
         if self.attempts.len() == ATTEMPTS_MAX {
             self.attempts.pop_front();
         }
         self.attempts.push_back(attempt);
+        if self.is_kept() { self.log.attempt(attempt.commit, attempt.size) } else { Lsn::NONE }
     }
 
     /// Makes sense of what the store has. `generation` is what it was before the store was asked; `content` is
@@ -296,7 +363,7 @@ impl FileState {
         }
         let ours = |stat: &&Stat| self.attempts.iter().rev().find(|attempt| Some(attempt.commit) == stat.commit);
         if let Some((stat, attempt)) = seen.and_then(|stat| ours(&stat).map(|attempt| (stat, *attempt))) {
-            self.advance(cache, attempt.size, stat.version.clone());
+            self.advance(cache, attempt.size, stat.version.clone(), &[]);
             if attempt.outdates {
                 self.drop_clean(content);
             }
@@ -323,7 +390,8 @@ mod tests {
 
     /// A file of one unsynced page at version `one`, with an attempt to store it whose answer was not seen.
     fn attempted() -> FileState {
-        let mut state = FileState::new(ContentId(1));
+        let log = FileLog::new(None, crate::path::FilePath::parse("/f").unwrap());
+        let mut state = FileState::new(ContentId(1), log);
         (state.base, state.size) = (Some(Version::new("one")), PAGE_SIZE);
         let mut block = DirtyBlock::new(None, Reservation::default());
         block.write(0, &[1; PAGE_LEN], PageMask(1));
@@ -364,7 +432,7 @@ mod tests {
     fn an_observation_that_a_change_overtook_is_thrown_away() {
         let cache = BlockCache::new(1 << 20);
         let mut state = attempted();
-        state.advance(&cache, PAGE_SIZE, Version::new("two"));
+        state.advance(&cache, PAGE_SIZE, Version::new("two"), &[]);
         assert_eq!(state.observe(&cache, Some(&stat("one", None)), 0, ContentId(2)), Observed::Outdated);
         assert_eq!((state.base, state.stale), (Some(Version::new("two")), false));
     }

@@ -224,6 +224,25 @@ pub struct ShutdownReport {
     pub synced_bytes: u64,
     /// Files whose unsynced bytes could not be stored: path, bytes, why.
     pub unsynced: Vec<(String, u64, String)>,
+    /// Files whose unsynced bytes are in the journal, for the next start: path, bytes, why.
+    pub waiting: Vec<(String, u64, String)>,
+}
+
+/// What a manager took up from its journal.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Records that were replayed.
+    pub records: u64,
+    /// Bytes behind the last record that were not acknowledged to anybody, and are passed over.
+    pub torn_bytes: u64,
+    /// What of the acknowledged could not be read, if its loss was accepted.
+    pub damage: Option<String>,
+    /// Processes that live.
+    pub processes: usize,
+    /// Mappings that are there.
+    pub mappings: usize,
+    /// Bytes that are not synced yet.
+    pub unsynced_bytes: u64,
 }
 
 /// How a mount is.

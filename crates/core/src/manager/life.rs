@@ -14,6 +14,7 @@ use super::MmapManager;
 use super::api::{Caller, Exited, MmapId, ShutdownReport};
 use crate::error::{Error, Result};
 use crate::file::{File, Leaving};
+use crate::journal::{Journal, Lsn};
 use crate::mapping::MmapEntry;
 use crate::path::FilePath;
 use crate::process::{Process, no_such_process};
@@ -104,7 +105,8 @@ impl MmapManager {
             };
             match done {
                 Ok(synced_bytes) => {
-                    manager.drop_process(&process, &entries, Leaving::Synced);
+                    let said = manager.drop_process(&process, &entries, Leaving::Synced);
+                    manager.shared.journaled(said).await?;
                     Ok(Exited { unmapped: entries.len() as u64, synced_bytes })
                 }
                 Err(error) => {
@@ -147,11 +149,11 @@ impl MmapManager {
         ids.iter().filter_map(|id| self.mappings.get(id).map(|entry| Arc::clone(&entry))).collect()
     }
 
-    fn drop_process(&self, process: &Arc<Process>, entries: &[Arc<MmapEntry>], leaving: Leaving) {
+    fn drop_process(&self, process: &Arc<Process>, entries: &[Arc<MmapEntry>], leaving: Leaving) -> Lsn {
         for entry in entries {
             self.drop_mapping(entry, leaving);
         }
-        self.processes.bury(process);
+        self.processes.bury(process)
     }
 
     /// One write-back a file; all are tried, the first failure is told.
@@ -186,11 +188,52 @@ impl MmapManager {
         (limits.process_grace.min(limits.process_idle_timeout) / 4).clamp(SWEEP_MIN, SWEEP_MAX)
     }
 
-    /// Ends every process, stores every unsynced byte within `limit`, and says what could not be stored; that
-    /// is kept aside in the state directory. Calls that come later fail. Attachments end.
+    /// Stores every unsynced byte within `limit`, and says what could not be stored. With a journal that stays
+    /// there, and processes and mappings live on: the next start takes them up. Without one every process ends,
+    /// and what could not be stored is kept aside in the state directory. Calls that come later fail.
+    /// Attachments end.
     pub async fn shutdown(self: &Arc<Self>, limit: Duration) -> ShutdownReport {
         let deadline = Instant::now() + limit;
         self.closed.cancel();
+        let report = match self.shared.journal.clone() {
+            Some(journal) => self.shut_down_to_journal(&journal, deadline).await,
+            None => self.shut_down_for_good(deadline).await,
+        };
+        if let Err(error) = self.state.close() {
+            tracing::warn!(?error, "mapping ids were not given back; the next start skips some");
+        }
+        report
+    }
+
+    async fn shut_down_to_journal(self: &Arc<Self>, journal: &Journal, deadline: Instant) -> ShutdownReport {
+        let before = self.unsynced_bytes();
+        let storing = async {
+            let files = self.files.select(|file| file.dirty_bytes() > 0);
+            let store = |file| async move { writeback::store_one(file, true).await };
+            futures::stream::iter(files).map(store).buffer_unordered(AT_ONCE).count().await;
+            // So that the next start has less to read; without it nothing is lost.
+            if let Err(error) = self.checkpoint().await {
+                tracing::warn!(?error, "the journal could not be made shorter");
+            }
+        };
+        let _in_time = tokio::time::timeout_at(deadline, storing).await;
+        self.stopped.cancel();
+        let mut report = ShutdownReport { synced_bytes: before, ..ShutdownReport::default() };
+        for file in self.files.select(|file| file.dirty_bytes() > 0) {
+            let (path, bytes, why) = (file.path().as_str().to_owned(), file.dirty_bytes(), why_unsynced(&file).await);
+            report.synced_bytes = report.synced_bytes.saturating_sub(bytes);
+            report.waiting.push((path, bytes, why));
+        }
+        if let Err(error) = journal.close().await {
+            tracing::error!(?error, "the journal could not be closed");
+            let told =
+                |(path, bytes, why)| (path, bytes, format!("{why}; and the journal failed: {}", error.message()));
+            report.unsynced = std::mem::take(&mut report.waiting).into_iter().map(told).collect();
+        }
+        report
+    }
+
+    async fn shut_down_for_good(self: &Arc<Self>, deadline: Instant) -> ShutdownReport {
         let before = self.unsynced_bytes();
         self.shared.aside.watch();
         let _ = tokio::time::timeout_at(deadline, self.store_everything()).await;
@@ -203,12 +246,7 @@ impl MmapManager {
             report.unsynced.push((conflict.path, bytes, format!("{}; {KEPT}", conflict.why)));
         }
         for file in self.files.select(|file| file.dirty_bytes() > 0) {
-            let why = match tokio::time::timeout(LAST_LOOK, file.refresh()).await {
-                Ok(Ok(_)) if file.is_stale() => "the file changed in its store".to_owned(),
-                Ok(Ok(_)) => "there was not enough time".to_owned(),
-                Ok(Err(error)) => error.message().to_owned(),
-                Err(_) => "its store does not answer".to_owned(),
-            };
+            let why = why_unsynced(&file).await;
             let (bytes, kept) = (file.dirty_bytes(), file.abandon("the server shut down").await);
             let why = match kept {
                 Ok(_) => format!("{why}; {KEPT}"),
@@ -216,9 +254,6 @@ impl MmapManager {
             };
             report.synced_bytes = report.synced_bytes.saturating_sub(bytes);
             report.unsynced.push((file.path().as_str().to_owned(), bytes, why));
-        }
-        if let Err(error) = self.state.close() {
-            tracing::warn!(?error, "mapping ids were not given back; the next start skips some");
         }
         report
     }
@@ -238,6 +273,16 @@ impl MmapManager {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(SWEEP_MAX);
         }
+    }
+}
+
+/// Why a file still has unsynced bytes.
+async fn why_unsynced(file: &File) -> String {
+    match tokio::time::timeout(LAST_LOOK, file.refresh()).await {
+        Ok(Ok(_)) if file.is_stale() => "the file changed in its store".to_owned(),
+        Ok(Ok(_)) => "there was not enough time".to_owned(),
+        Ok(Err(error)) => error.message().to_owned(),
+        Err(_) => "its store does not answer".to_owned(),
     }
 }
 

@@ -10,6 +10,7 @@ use crate::capability::Capability;
 use crate::error::{Errno, Error, Result};
 use crate::file::{Leaving, MakeFile};
 use crate::flags::{MapFlags, ProtFlags};
+use crate::journal::Lsn;
 use crate::mapping::MmapEntry;
 use crate::path::FilePath;
 use crate::table::FileRef;
@@ -65,8 +66,10 @@ impl MmapManager {
         for _ in 0..REMOVALS_MAX {
             let range = self.find_range(&file, &request).await?;
             let again = self.files.acquire(&path)?;
-            if let Some(entry) = self.register(again, &owner, &request, range)? {
-                return self.finish_map(entry, &request).await;
+            // A journal without room refuses a mapping before it is made.
+            drop(self.shared.journal_room(&path, ByteRange::new(0, 0), caller.deadline).await?);
+            if let Some((entry, said)) = self.register(again, &owner, &request, range)? {
+                return self.finish_map(entry, &request, said).await;
             }
             file.changes_ended().await;
         }
@@ -108,7 +111,7 @@ impl MmapManager {
         owner: &ProcessKey,
         request: &MapRequest,
         range: ByteRange,
-    ) -> Result<Option<Arc<MmapEntry>>> {
+    ) -> Result<Option<(Arc<MmapEntry>, Lsn)>> {
         let max = self.shared.limits.max_mappings;
         if self.mappings.len() >= max {
             return Err(Error::new(Errno::NoMem, format!("there are {max} mappings, the most this server serves"))
@@ -122,17 +125,17 @@ impl MmapManager {
         let process = self.processes.get_or_create(owner, &self.shared.limits)?;
         process.add_mapping(id, &self.shared.limits)?;
         let entry = Arc::new(MmapEntry::new(id, owner.clone(), file, range, request.prot, request.flags));
-        if !entry.file.register(id, entry.registered()) {
+        let Some(said) = entry.file.register(id, entry.registered()) else {
             process.remove_mapping(id);
             return Ok(None);
-        }
+        };
         self.mappings.insert(id, Arc::clone(&entry));
         // Whoever began to end the process before the mapping could be found would leave it behind.
         if let Err(ending) = process.check_live() {
             self.drop_mapping(&entry, Leaving::Synced);
             return Err(ending);
         }
-        Ok(Some(entry))
+        Ok(Some((entry, said)))
     }
 
     fn check_populate(&self, bytes: u64) -> Result<()> {
@@ -146,23 +149,25 @@ impl MmapManager {
             .with("max", max))
     }
 
-    async fn finish_map(&self, entry: Arc<MmapEntry>, request: &MapRequest) -> Result<Mapped> {
+    async fn finish_map(&self, entry: Arc<MmapEntry>, request: &MapRequest, said: Lsn) -> Result<Mapped> {
         // A caller that goes away before it learns the id would leave a mapping that nobody knows.
         let undo = UndoGuard { manager: self, entry: Some(&entry) };
         if request.populate == Populate::Now {
             entry.file.populate(entry.range).await?;
         }
+        self.shared.journaled(said).await?;
         undo.keep();
         Ok(Mapped { id: entry.id, length: entry.range.len(), file_size: entry.file.size() })
     }
 
     /// Takes a mapping off every list.
-    pub(super) fn drop_mapping(&self, entry: &MmapEntry, leaving: Leaving) {
-        entry.file.unregister(entry.id, leaving);
+    pub(super) fn drop_mapping(&self, entry: &MmapEntry, leaving: Leaving) -> Lsn {
+        let said = entry.file.unregister(entry.id, leaving);
         self.mappings.remove(&entry.id);
         if let Some(process) = self.processes.get(&entry.owner) {
             process.remove_mapping(entry.id);
         }
+        said
     }
 
     /// Unmaps, after syncing what a shared writable mapping left unsynced. Answers the bytes synced.
@@ -192,7 +197,8 @@ impl MmapManager {
                 Unsynced::DiscardForce => file.discard(&[entry.range], None).await?,
             }
         }
-        self.drop_mapping(&entry, Leaving::Synced);
+        let said = self.drop_mapping(&entry, Leaving::Synced);
+        self.shared.journaled(said).await?;
         Ok(synced)
     }
 

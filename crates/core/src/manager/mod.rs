@@ -7,6 +7,8 @@
 //! - `files`: stat, list, truncate, remove
 //! - `conflicts`: list, read, apply and drop what was kept aside
 //! - `life`: attach, exit, the end of processes and of the manager
+//! - `checkpoint`: making the journal shorter
+//! - `recover`: coming back after a kill, or after an end
 //!
 //! Order of checks in every call: EINVAL, EACCES, then EBADF or ENOENT, then SEGV_MAPERR, SEGV_ACCERR, SIGBUS.
 //! Every call is cancel safe: one that is dropped took effect or did not, but never in part.
@@ -18,6 +20,8 @@ mod info;
 mod files;
 mod conflicts;
 mod life;
+mod checkpoint;
+mod recover;
 #[cfg(test)]
 mod mmap_tests;
 #[cfg(test)]
@@ -41,6 +45,7 @@ pub use life::Attachment;
 pub use crate::block::ReadBytes;
 use crate::error::{Errno, Error, Result};
 use crate::file::no_such_mapping;
+use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::mapping::MmapEntry;
 use crate::process::{CallGuard, ProcessTable};
@@ -70,25 +75,27 @@ impl MmapManager {
     /// A manager over `vfs` with default limits and nothing that outlives it: for embedders and tests. Needs a
     /// tokio runtime to run on.
     pub fn with_vfs(vfs: Vfs) -> Arc<Self> {
-        Self::assemble(vfs, StateDir::none(), Limits::default())
+        Self::assemble(vfs, StateDir::none(), Limits::default(), None)
     }
 
-    /// A manager over `vfs`. Needs a tokio runtime to run on.
+    /// A manager over `vfs` without a journal: acknowledged writes survive nothing before they are synced
+    /// (level `memory`). Needs a tokio runtime to run on.
     ///
     /// # Errors
     /// EINVAL if the limits do not fit together.
     pub fn open(vfs: Vfs, state: StateDir, limits: Limits) -> Result<Arc<Self>> {
         limits.check()?;
-        Ok(Self::assemble(vfs, state, limits))
+        Ok(Self::assemble(vfs, state, limits, None))
     }
 
-    fn assemble(vfs: Vfs, state: StateDir, limits: Limits) -> Arc<Self> {
-        let shared = Shared::new(limits, state.aside());
+    fn assemble(vfs: Vfs, state: StateDir, limits: Limits, journal: Option<Journal>) -> Arc<Self> {
+        let processes = ProcessTable::new(journal.clone());
+        let shared = Shared::new(limits, state.aside(), journal);
         let manager = Arc::new(Self {
             files: Arc::new(FileTable::new(vfs, Arc::clone(&shared))),
             shared,
             mappings: DashMap::new(),
-            processes: ProcessTable::default(),
+            processes,
             state,
             closed: CancellationToken::new(),
             stopped: CancellationToken::new(),

@@ -75,7 +75,12 @@ pub(super) const KEYS: &[Key] = &[
     Key::one(
         "durability",
         "LEVEL",
-        "What survives before msync; this build has only memory: unsynced writes survive nothing [default: memory]",
+        "What an acknowledged write survives before msync: memory (nothing), process (a killed server) or disk \
+         (power loss; writes wait for the disk) [default: process]",
+    ),
+    Key::switch(
+        "accept-journal-loss",
+        "Start although the journal is damaged: with what comes before the damage; the rest is kept beside it",
     ),
     Key::one(
         "memory",

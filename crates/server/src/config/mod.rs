@@ -13,7 +13,7 @@ mod validated;
 pub use listen::ListenAddr;
 pub(crate) use quantity::show_size;
 pub use refusal::Refusal;
-pub use validated::{Bounds, Config, Env};
+pub use validated::{Bounds, Config, Durability, Env};
 
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::keys;
 use super::listen::ListenAddr;
 use super::refusal::Refusal;
-use super::validated::{Config, default_listen};
+use super::validated::{Config, Durability, default_listen};
 
 const HOME: (&str, &str) = ("HOME", "/home/somebody");
 
@@ -93,11 +93,18 @@ fn listening_beyond_this_machine_needs_to_be_asked_for() {
 }
 
 #[test]
-fn what_this_build_does_not_have_is_refused_and_not_ignored() {
-    for level in ["process", "disk"] {
-        assert!(sentence(&["--durability", level], &[]).contains("journal"));
+fn a_level_of_durability_is_one_of_three_and_process_if_none_is_named() {
+    assert_eq!(read(&[], &[]).unwrap().durability, Durability::Process);
+    for (name, level) in [("memory", Durability::Memory), ("process", Durability::Process), ("disk", Durability::Disk)]
+    {
+        assert_eq!(read(&["--durability", name], &[]).unwrap().durability, level);
     }
-    assert!(read(&["--durability", "memory", "--auth", "trust"], &[]).is_ok());
+    assert!(sentence(&["--durability", "safe"], &[]).contains("memory, process, disk"));
+}
+
+#[test]
+fn what_this_build_does_not_have_is_refused_and_not_ignored() {
+    assert!(read(&["--auth", "trust"], &[]).is_ok());
     assert!(sentence(&["--auth", "jwt"], &[]).contains("use trust"));
     assert!(sentence(&[], &[("MMAPD_AUTH", "maybe")]).starts_with("MMAPD_AUTH: "));
 }

@@ -40,6 +40,17 @@ pub struct Bounds {
     pub calls_per_connection: usize,
 }
 
+/// What an acknowledged write survives before it is synced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Nothing: there is no journal.
+    Memory,
+    /// A killed server.
+    Process,
+    /// Power loss.
+    Disk,
+}
+
 /// How to serve.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -49,6 +60,10 @@ pub struct Config {
     pub mounts: Vec<MountSpec>,
     /// Absolute path of the folder for what must outlive the server.
     pub state_dir: PathBuf,
+    /// What an acknowledged write survives.
+    pub durability: Durability,
+    /// Start although the journal is damaged, with what comes before the damage.
+    pub accept_journal_loss: bool,
     /// The core's limits.
     pub limits: Limits,
     /// The transport's limits.
@@ -68,7 +83,6 @@ impl Config {
     /// What is wrong, with where it stands; or that help or the version was asked for.
     pub fn read(args: impl IntoIterator<Item = OsString>, env: &Env<'_>) -> Result<Self, Refusal> {
         let settings = Settings::read(args, env)?;
-        settings.one("durability", check_durability)?;
         settings.one("auth", check_auth)?;
         let limits = limits(&settings)?;
         let listen = settings.many("listen", ListenAddr::parse)?;
@@ -76,6 +90,8 @@ impl Config {
             listen: if listen.is_empty() { default_listen() } else { listen },
             mounts: settings.many("mount", |text| MountSpec::parse(text).map_err(|error| error.to_string()))?,
             state_dir: state_dir(&settings, env)?,
+            durability: settings.one("durability", parse_durability)?.unwrap_or(Durability::Process),
+            accept_journal_loss: settings.one("accept-journal-loss", parse_switch)?.unwrap_or(false),
             limits,
             bounds: bounds(&settings)?,
             node: settings.one("node", parse_node)?.unwrap_or_else(default_node),
@@ -87,6 +103,11 @@ impl Config {
             Some(addr) if !insecure => Err(settings.refuse("listen", &exposed(addr))),
             _ => Ok(config),
         }
+    }
+
+    /// Where the journal lies.
+    pub fn journal_folder(&self) -> PathBuf {
+        self.state_dir.join("journal")
     }
 
     /// The folder that is served at `/` when nothing is mounted.
@@ -149,13 +170,12 @@ fn state_dir(settings: &Settings, env: &Env<'_>) -> Result<PathBuf, Refusal> {
     std::path::absolute(Path::new(&path)).map_err(|error| settings.refuse("state-dir", &error.to_string()))
 }
 
-fn check_durability(text: &str) -> Result<(), String> {
+fn parse_durability(text: &str) -> Result<Durability, String> {
     match text {
-        "memory" => Ok(()),
-        "process" | "disk" => Err(format!(
-            "`{text}` needs a journal, which this build does not have yet: use memory, and msync what must survive"
-        )),
-        _ => Err(format!("`{text}` is not a level: this build knows memory")),
+        "memory" => Ok(Durability::Memory),
+        "process" => Ok(Durability::Process),
+        "disk" => Ok(Durability::Disk),
+        _ => Err(format!("`{text}` is not a level: it is one of memory, process, disk")),
     }
 }
 

@@ -1,0 +1,136 @@
+//! A file after the server was away, and what a checkpoint says of it.
+
+use std::sync::Arc;
+
+use super::registered::{MapUse, Registered};
+use super::state::Attempt;
+use super::{File, WHOLE};
+use crate::block::DirtyBlock;
+use crate::caller::MmapId;
+use crate::error::Result;
+use crate::journal::replay::LiveFile;
+use crate::journal::{Journal, Lsn};
+use crate::units::{BLOCK_SIZE, BlockIndex, PageIndex, PageMask};
+
+/// Mappings, private pages or blocks that are said between two looks at how far the journal's writer is.
+const SAID_AT_ONCE: usize = 64;
+
+impl File {
+    /// Takes up what the file was when the server ended. Its store is asked later: see [`File::settle`].
+    ///
+    /// # Errors
+    /// EDQUOT if the memory for unsynced pages does not suffice.
+    pub fn restore(&self, live: LiveFile) -> Result<()> {
+        let mut state = self.state.write();
+        (state.base, state.size) = (live.version, live.size);
+        state.unsettled = !live.unsynced.is_empty();
+        state.attempts =
+            live.attempts.into_iter().map(|(commit, size)| Attempt { commit, size, outdates: false }).collect();
+        for (page, data) in live.unsynced {
+            let block = BlockIndex::of(page.range().start());
+            let part = page.range().within(block);
+            if !state.dirty.contains_key(&block) {
+                let memory = self.shared.take_dirty(BLOCK_SIZE)?;
+                state.dirty.insert(block, DirtyBlock::new(None, memory));
+            }
+            if let Some(dirty) = state.dirty.get_mut(&block) {
+                dirty.write(part.start, &data, PageMask::covered(part));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes up a mapping as it was, whatever has become of the file.
+    pub fn restore_mapping(&self, id: MmapId, mapping: Registered) {
+        self.state.write().enter(id, mapping);
+    }
+
+    /// Makes unsynced pages that no mapping left will sync the write-back task's to store.
+    pub fn find_orphans(&self) {
+        let mut state = self.state.write();
+        let orphans: Vec<_> = state
+            .unsynced_pages(WHOLE)
+            .into_iter()
+            .map(|(page, _)| page)
+            .filter(|page| !state.written_by_others(*page, None))
+            .map(PageIndex::range)
+            .collect();
+        state.orphans.extend(crate::units::PageSet::of(&orphans).ranges());
+    }
+
+    /// Whether its store has not been asked since the server was away.
+    pub fn is_unsettled(&self) -> bool {
+        self.state.read().unsettled
+    }
+
+    /// Asks the store what it has since the server was away. If the file changed there, everything that is
+    /// unsynced is kept aside, and the file is what the store has. Cancel safe: what was begun is finished.
+    ///
+    /// # Errors
+    /// The store's; EIO if the state directory cannot take the pages. Then it is to be asked again.
+    pub async fn settle(self: &Arc<Self>) -> Result<()> {
+        if !self.is_unsettled() {
+            return Ok(());
+        }
+        let file = Arc::clone(self);
+        self.shared.finish(async move { file.commit.run(file.settle_holding_commit()).await }).await
+    }
+
+    async fn settle_holding_commit(&self) -> Result<()> {
+        self.refresh_holding_commit().await?;
+        if self.is_stale() {
+            self.keep_aside(WHOLE, "the file changed in its store while the server was away", |state| {
+                state.forget(WHOLE, |_| true);
+            })
+            .await?;
+            self.refresh_holding_commit().await?;
+        }
+        self.state.write().unsettled = false;
+        Ok(())
+    }
+
+    /// Says in the journal everything that holds, a piece at a time.
+    ///
+    /// # Errors
+    /// EIO if the journal has failed, EDQUOT if its disk is full.
+    pub async fn say_again(&self, journal: &Journal) -> Result<()> {
+        let mut next = Some(MmapId(0));
+        while let Some(from) = next {
+            let (said, last) = self.state.read().say_again(from, SAID_AT_ONCE);
+            journal.acknowledged(said).await?;
+            next = last.map(|last| MmapId(last.0 + 1));
+        }
+        let (blocks, private): (Vec<BlockIndex>, Vec<MmapId>) = {
+            let state = self.state.read();
+            let private =
+                |(id, mapping): (&MmapId, &Registered)| matches!(mapping.usage, MapUse::Private(_)).then_some(*id);
+            (state.dirty.keys().copied().collect(), state.mappings.iter().filter_map(private).collect())
+        };
+        // One at a time: a block that is clean by now needs no word, and one that became dirty has its own.
+        for some in blocks.chunks(SAID_AT_ONCE / 4) {
+            let said = some.iter().map(|block| self.state.read().say_block_again(*block)).max();
+            journal.acknowledged(said.unwrap_or(Lsn::NONE)).await?;
+        }
+        for id in private {
+            self.say_private_again(journal, id).await?;
+        }
+        Ok(())
+    }
+
+    async fn say_private_again(&self, journal: &Journal, id: MmapId) -> Result<()> {
+        let mut next = Some(PageIndex(0));
+        while let Some(from) = next {
+            let mut said = Lsn::NONE;
+            next = {
+                let state = self.state.read();
+                let Some(Registered { usage: MapUse::Private(overlay), .. }) = state.mappings.get(&id) else { break };
+                overlay.say_again(from, SAID_AT_ONCE, |pages| {
+                    said = state.log.copied(None, id, pages);
+                    said
+                })
+            };
+            journal.acknowledged(said).await?;
+        }
+        Ok(())
+    }
+}

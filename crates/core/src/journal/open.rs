@@ -1,0 +1,105 @@
+//! Opening a journal: replay, then new segments behind the old ones.
+//!
+//! Nothing on the disk changes before every record was replayed. What was replayed is synced before anything
+//! is written behind it, so that a later power loss cannot take it back. The first thing written is a mark: the
+//! next start sees by it where this run began, whatever lies torn before it.
+
+use std::sync::Arc;
+
+use super::disk::Disk;
+use super::frame;
+use super::options::{Lsn, Options};
+use super::scan::{Damage, Scan, kept_name_of, name_of, scan};
+use super::segments::Chain;
+use crate::error::{Errno, Error, Result};
+
+/// What was found when a journal was opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// Records replayed.
+    pub records: u64,
+    /// Bytes behind the last one: what was being written when the last run was cut off.
+    pub torn_bytes: u64,
+    /// The loss that was accepted.
+    pub damage: Option<Damage>,
+}
+
+/// The segments to go on with.
+#[derive(Debug)]
+pub(super) struct Start {
+    pub(super) chain: Chain,
+    /// The last record that is on the disk, and synced.
+    pub(super) written: Lsn,
+    pub(super) opened: Opened,
+}
+
+fn failed(disk: &dyn Disk, what: &str, name: &str, source: std::io::Error) -> Error {
+    let shown = disk.shown(name);
+    let message = format!("journal {shown} cannot be {what}: {source}; free its disk or mend it, and start again");
+    Error::new(Errno::Io, message).with("path", shown).caused_by(source)
+}
+
+/// Replays and prepares.
+pub(super) fn start(
+    disk: Arc<dyn Disk>,
+    options: &Options,
+    replay: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<Start> {
+    options.check()?;
+    let scan = scan(&*disk, options.accept_loss, replay)?;
+    if let Some(damage) = &scan.damage {
+        if !options.accept_loss {
+            return Err(damage.error(&*disk));
+        }
+        tracing::error!(?damage, "acknowledged records are lost, as was accepted");
+    } else if scan.torn_bytes > 0 {
+        tracing::info!(bytes = scan.torn_bytes, "the journal's last write was cut off; it was not acknowledged");
+    }
+    secure(&*disk, &scan)?;
+    let used: Vec<(u64, u64)> = scan.used.iter().copied().filter(|(number, _)| !scan.dead.contains(number)).collect();
+    let mut chain = Chain::new(Arc::clone(&disk), options.segment_bytes, scan.next_number, &used);
+    let written = begin(&*disk, &mut chain, &scan)?;
+    for &number in &scan.dead {
+        disk.remove(&name_of(number)).map_err(|source| failed(&*disk, "removed", &name_of(number), source))?;
+    }
+    let opened = Opened { records: scan.records, torn_bytes: scan.torn_bytes, damage: scan.damage };
+    Ok(Start { chain, written, opened })
+}
+
+/// Has what is there survive, and makes room.
+fn secure(disk: &dyn Disk, scan: &Scan) -> Result<()> {
+    for &number in &scan.damaged {
+        let name = name_of(number);
+        disk.keep(&name, &kept_name_of(number)).map_err(|source| failed(disk, "kept", &name, source))?;
+    }
+    for &(number, _) in &scan.used {
+        let name = name_of(number);
+        disk.sync(&name).map_err(|source| failed(disk, "synced", &name, source))?;
+    }
+    for &number in &scan.empty {
+        let name = name_of(number);
+        disk.remove(&name).map_err(|source| failed(disk, "removed", &name, source))?;
+    }
+    Ok(())
+}
+
+/// Begins this run's first segment with a mark. On a full disk that waits until there is space, unless the
+/// mark is what a loss is accepted by.
+fn begin(disk: &dyn Disk, chain: &mut Chain, scan: &Scan) -> Result<Lsn> {
+    let before = scan.next - 1;
+    if let Err(error) = chain.make(before) {
+        if scan.damage.is_some() {
+            return Err(failed(disk, "continued", "", error));
+        }
+        tracing::warn!(%error, "the journal cannot make a segment yet");
+        return Ok(Lsn(before));
+    }
+    let mut mark = Vec::new();
+    // A mark has no payload that could be too large.
+    frame::push(&mut mark, scan.next, |_| {});
+    chain.write(&mut mark, before).and_then(|()| chain.sync()).map_err(|error| failed(disk, "written", "", error))?;
+    if let Err(error) = chain.make(scan.next) {
+        tracing::warn!(%error, "the journal has no spare segment yet");
+    }
+    Ok(Lsn(scan.next))
+}

@@ -1,0 +1,383 @@
+//! What appenders and the writer share: the records that wait to be written, the space that is promised, and
+//! how far the writer has come. No I/O.
+//!
+//! Space: with a spare segment everything outstanding fits into it, because the queue and the slack do.
+//! Without one a room is given only if it fits into the current segment beside what is outstanding already
+//! and the slack, which is for records that must not be refused.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+
+use super::frame;
+use super::options::{Lsn, Options};
+use crate::error::{Errno, Error, Result};
+
+/// Segments wholly before a record are to be removed.
+#[derive(Debug)]
+pub(super) struct Trim {
+    pub(super) mark: u64,
+    pub(super) freed: u64,
+    pub(super) reply: oneshot::Sender<Result<u64>>,
+}
+
+/// How far the writer has come.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Progress {
+    pub(super) acknowledged: u64,
+    pub(super) synced: u64,
+    /// Why it writes no more.
+    pub(super) ended: Option<Ended>,
+}
+
+/// Why the writer writes no more.
+#[derive(Clone, Debug)]
+pub(super) struct Ended {
+    /// What calls answer from now on.
+    pub(super) error: Error,
+    /// It was closed, and has written and synced everything.
+    pub(super) clean: bool,
+}
+
+/// The segments as others may know them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Space {
+    pub(super) bytes: u64,
+    /// There are segments that a checkpoint could free.
+    pub(super) has_old: bool,
+    /// Why there is no spare.
+    pub(super) trouble: Option<Error>,
+    pub(super) checkpoint_at: u64,
+    pub(super) ended: bool,
+}
+
+#[derive(Debug)]
+struct Queue {
+    /// Frames to be written.
+    buffer: Vec<u8>,
+    /// Where they end, if an appender did not come to its end.
+    tail: usize,
+    next: u64,
+    /// The rooms that went into `buffer`.
+    held: Option<OwnedSemaphorePermit>,
+    /// Bytes of rooms that are not used yet.
+    reserved: u64,
+    /// Bytes of frames that are not written yet, here or at the writer.
+    pending: u64,
+    /// Bytes that the current segment has left, `pending` not taken off.
+    left: u64,
+    has_spare: bool,
+    trouble: Option<Error>,
+    sync_to: u64,
+    rotate_at: Option<u64>,
+    trims: Vec<Trim>,
+    closing: bool,
+    ended: Option<Error>,
+}
+
+/// What the writer is to do.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub(super) frames: Vec<u8>,
+    pub(super) held: Option<OwnedSemaphorePermit>,
+    pub(super) sync_to: u64,
+    /// The record that is to be the first of its segment, if possible.
+    pub(super) rotate_at: Option<u64>,
+    pub(super) trims: Vec<Trim>,
+    pub(super) closing: bool,
+}
+
+/// What the writer has done.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Written {
+    pub(super) bytes: u64,
+    pub(super) left: u64,
+    pub(super) has_spare: bool,
+    pub(super) acknowledged: u64,
+    pub(super) synced: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) options: Options,
+    queue: Mutex<Queue>,
+    work: Condvar,
+    permits: Arc<Semaphore>,
+    acknowledged: AtomicU64,
+    pub(super) progress: watch::Sender<Progress>,
+    pub(super) space: watch::Sender<Space>,
+}
+
+/// Room in the queue and on the disk for one record; dropping it gives the room back.
+#[derive(Debug)]
+pub struct Room {
+    shared: Arc<Shared>,
+    permit: Option<OwnedSemaphorePermit>,
+    bytes: u64,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.shared.queue.lock().reserved -= self.bytes;
+        }
+    }
+}
+
+/// Whether a room can be given.
+#[derive(Debug)]
+pub(super) enum Admission {
+    Given(Room),
+    /// When the segments have changed it is worth asking again, with this.
+    Later(OwnedSemaphorePermit),
+}
+
+impl Shared {
+    /// A queue whose next record is `next`, with everything before it written and synced.
+    pub(super) fn new(options: Options, next: u64, written: Written) -> Self {
+        let queue = Queue {
+            buffer: Vec::new(),
+            tail: 0,
+            next,
+            held: None,
+            reserved: 0,
+            pending: 0,
+            left: written.left,
+            has_spare: written.has_spare,
+            trouble: None,
+            sync_to: 0,
+            rotate_at: None,
+            trims: Vec::new(),
+            closing: false,
+            ended: None,
+        };
+        let progress = Progress { acknowledged: written.acknowledged, synced: written.synced, ended: None };
+        let permits = usize::try_from(options.queue_bytes).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        Self {
+            options,
+            queue: Mutex::new(queue),
+            work: Condvar::new(),
+            permits: Arc::new(Semaphore::new(permits)),
+            acknowledged: AtomicU64::new(written.acknowledged),
+            progress: watch::Sender::new(progress),
+            space: watch::Sender::new(Space { checkpoint_at: u64::MAX, ..Space::default() }),
+        }
+    }
+
+    /// Takes the room's share of the queue, waiting in line for it. Cancel safe.
+    pub(super) async fn line_up(&self, bytes: u32) -> Result<OwnedSemaphorePermit> {
+        match Arc::clone(&self.permits).acquire_many_owned(bytes).await {
+            Ok(permit) => Ok(permit),
+            Err(_closed) => Err(self.ended().unwrap_or_else(stopped)),
+        }
+    }
+
+    /// Gives a room if there is space on the disk.
+    ///
+    /// # Errors
+    /// There is none, or the journal has ended.
+    pub(super) fn admit(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> Result<Admission> {
+        let bytes = permit.num_permits() as u64;
+        let mut queue = self.queue.lock();
+        if let Some(error) = &queue.ended {
+            return Err(error.clone());
+        }
+        let needed = queue.reserved + queue.pending + bytes + self.options.slack();
+        if queue.has_spare || needed <= queue.left {
+            queue.reserved += bytes;
+            return Ok(Admission::Given(Room { shared: Arc::clone(self), permit: Some(permit), bytes }));
+        }
+        match &queue.trouble {
+            Some(error) => Err(error.clone()),
+            None => Ok(Admission::Later(permit)),
+        }
+    }
+
+    /// Queues a record.
+    pub(super) fn append(&self, room: Option<Room>, write: impl FnOnce(&mut Vec<u8>)) -> Lsn {
+        let (permit, bytes) = room.map_or((None, 0), |mut room| (room.permit.take(), std::mem::take(&mut room.bytes)));
+        let mut queue = self.queue.lock();
+        queue.reserved -= bytes;
+        let lsn = queue.push(write, self.options.segment_bytes);
+        match (&mut queue.held, permit) {
+            (Some(held), Some(permit)) => held.merge(permit),
+            (held @ None, permit) => *held = permit,
+            (Some(_), None) => {}
+        }
+        drop(queue);
+        self.work.notify_one();
+        lsn
+    }
+
+    /// Queues a mark that begins a segment, if possible.
+    pub(super) fn mark(&self) -> Result<Lsn> {
+        let mut queue = self.queue.lock();
+        if let Some(error) = &queue.ended {
+            return Err(error.clone());
+        }
+        let lsn = queue.push(|_| {}, self.options.segment_bytes);
+        queue.rotate_at = Some(lsn.0);
+        drop(queue);
+        self.work.notify_one();
+        Ok(lsn)
+    }
+
+    /// The last record queued.
+    pub(super) fn last(&self) -> Lsn {
+        Lsn(self.queue.lock().next - 1)
+    }
+
+    pub(super) fn ask_sync(&self, lsn: Lsn) {
+        let mut queue = self.queue.lock();
+        queue.sync_to = queue.sync_to.max(lsn.0);
+        drop(queue);
+        self.work.notify_one();
+    }
+
+    pub(super) fn ask_trim(&self, trim: Trim) {
+        let mut queue = self.queue.lock();
+        // After the end nobody would answer: dropping it tells the caller.
+        if queue.ended.is_none() {
+            queue.trims.push(trim);
+        }
+        drop(queue);
+        self.work.notify_one();
+    }
+
+    /// Has the writer write and sync everything, with a mark behind it, and end.
+    pub(super) fn ask_close(&self) {
+        let mut queue = self.queue.lock();
+        if queue.ended.is_none() && !queue.closing {
+            let lsn = queue.push(|_| {}, self.options.segment_bytes);
+            queue.sync_to = lsn.0;
+            queue.closing = true;
+        }
+        drop(queue);
+        self.work.notify_one();
+    }
+
+    pub(super) fn acknowledged(&self) -> u64 {
+        self.acknowledged.load(Ordering::Acquire)
+    }
+
+    pub(super) fn ended(&self) -> Option<Error> {
+        self.queue.lock().ended.clone()
+    }
+
+    /// For the writer: what is to be done, waiting for something unless `busy`, until `retry`.
+    /// `buffer` is used for the next frames.
+    pub(super) fn next_work(&self, buffer: Vec<u8>, synced: u64, busy: bool, retry: Option<Instant>) -> Work {
+        let mut queue = self.queue.lock();
+        while !busy && !queue.has_work(synced) {
+            match retry {
+                Some(retry) if self.work.wait_until(&mut queue, retry).timed_out() => break,
+                Some(_) => {}
+                None => self.work.wait(&mut queue),
+            }
+        }
+        queue.take_work(buffer)
+    }
+
+    /// For the writer: waits until `until`, or until there is a trim to make or it is to close.
+    pub(super) fn wait_for_space(&self, until: Instant) {
+        let mut queue = self.queue.lock();
+        while queue.trims.is_empty() && !queue.closing {
+            if self.work.wait_until(&mut queue, until).timed_out() {
+                break;
+            }
+        }
+    }
+
+    /// For the writer: the trims to make, and whether it is to close.
+    pub(super) fn take_trims(&self) -> (Vec<Trim>, bool) {
+        let mut queue = self.queue.lock();
+        (std::mem::take(&mut queue.trims), queue.closing)
+    }
+
+    /// For the writer: what was done.
+    pub(super) fn publish(&self, written: Written) {
+        let mut queue = self.queue.lock();
+        queue.pending -= written.bytes;
+        queue.left = written.left;
+        queue.has_spare = written.has_spare;
+        drop(queue);
+        self.acknowledged.store(written.acknowledged, Ordering::Release);
+        self.progress.send_if_modified(|progress| {
+            let news = (progress.acknowledged, progress.synced) != (written.acknowledged, written.synced);
+            (progress.acknowledged, progress.synced) = (written.acknowledged, written.synced);
+            news
+        });
+    }
+
+    /// For the writer: the segments have changed.
+    pub(super) fn publish_space(&self, bytes: u64, has_old: bool, trouble: Option<Error>) {
+        self.queue.lock().trouble.clone_from(&trouble);
+        self.space.send_modify(|space| (space.bytes, space.has_old, space.trouble) = (bytes, has_old, trouble));
+    }
+
+    /// For the writer: nothing more will be written.
+    pub(super) fn end(&self, ended: Ended) {
+        let mut queue = self.queue.lock();
+        queue.ended = Some(ended.error.clone());
+        queue.buffer = Vec::new();
+        queue.tail = 0;
+        queue.held = None;
+        let unanswered = std::mem::take(&mut queue.trims);
+        drop(queue);
+        drop(unanswered);
+        self.permits.close();
+        self.space.send_modify(|space| space.ended = true);
+        self.progress.send_modify(|progress| progress.ended = Some(ended));
+    }
+}
+
+impl Queue {
+    fn push(&mut self, write: impl FnOnce(&mut Vec<u8>), segment_bytes: u64) -> Lsn {
+        let lsn = self.next;
+        if self.ended.is_some() {
+            // It will not be acknowledged.
+            return Lsn(u64::MAX);
+        }
+        // An appender that panicked has left half a frame behind.
+        self.buffer.truncate(self.tail);
+        match frame::push(&mut self.buffer, lsn, write) {
+            Some(size) if size as u64 + frame::HEAD as u64 <= segment_bytes => {
+                self.tail = self.buffer.len();
+                self.pending += size as u64;
+                self.next += 1;
+                Lsn(lsn)
+            }
+            _ => {
+                self.buffer.truncate(self.tail);
+                tracing::error!(segment_bytes, "a record larger than a journal segment was dropped");
+                Lsn(u64::MAX)
+            }
+        }
+    }
+
+    fn has_work(&self, synced: u64) -> bool {
+        self.tail > 0 || self.sync_to > synced || !self.trims.is_empty() || self.closing
+    }
+
+    fn take_work(&mut self, buffer: Vec<u8>) -> Work {
+        self.buffer.truncate(self.tail);
+        self.tail = 0;
+        Work {
+            frames: std::mem::replace(&mut self.buffer, buffer),
+            held: self.held.take(),
+            sync_to: self.sync_to,
+            rotate_at: self.rotate_at.take(),
+            trims: std::mem::take(&mut self.trims),
+            closing: self.closing,
+        }
+    }
+}
+
+/// The answer of a journal that was closed.
+pub(super) fn stopped() -> Error {
+    Error::new(Errno::Io, "the journal is closed: the server is stopping, try again when it is back")
+}

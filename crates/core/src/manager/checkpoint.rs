@@ -1,0 +1,66 @@
+//! The checkpoint: everything that holds is said again, so that the journal's older part can go.
+//!
+//! Invariant: what is said again is said under the lock under which it changes, so the journal's order stays the
+//! order of the changes, and calls go on meanwhile. What is created or changed during a checkpoint is said by
+//! itself, behind the mark. Tables are filled before the journal is told, so whoever is not found in a table
+//! has not been said before the mark.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use super::MmapManager;
+use crate::error::Result;
+use crate::journal::Journal;
+
+/// The journal may always grow to this many bytes before it is worth going through everything.
+const LEAST_BYTES: u64 = 64 << 20;
+/// The pause after a checkpoint that failed.
+const BACKOFF: Duration = Duration::from_secs(1);
+
+impl MmapManager {
+    /// Says everything again and removes the journal's older part. Answers the bytes freed; 0 without a journal.
+    ///
+    /// # Errors
+    /// EIO if the journal has failed, EDQUOT if its disk has no room to say everything again.
+    pub async fn checkpoint(&self) -> Result<u64> {
+        let Some(journal) = &self.shared.journal else { return Ok(0) };
+        let mark = journal.begin_checkpoint().await?;
+        for process in self.processes.all() {
+            process.say();
+        }
+        for file in self.files.select(|_| true) {
+            file.say_again(journal).await?;
+        }
+        let freed = journal.end_checkpoint(mark).await?;
+        // The next one when twice as much is there as holds now: saying it again costs at most as much as was
+        // written since.
+        journal.set_checkpoint_at(journal.bytes().saturating_mul(2).max(LEAST_BYTES));
+        tracing::debug!(freed, left = journal.bytes(), "journal checkpoint");
+        Ok(freed)
+    }
+
+    /// Starts the task that makes checkpoints when the journal asks for one.
+    pub(super) fn start_checkpoints(self: &Arc<Self>) {
+        if let Some(journal) = &self.shared.journal {
+            let (manager, journal, stopped) = (Arc::downgrade(self), journal.clone(), self.stopped.clone());
+            self.shared.tasks.spawn(checkpoints(manager, journal, stopped));
+        }
+    }
+}
+
+async fn checkpoints(manager: Weak<MmapManager>, journal: Journal, stopped: tokio_util::sync::CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stopped.cancelled() => return,
+            () = journal.wants_checkpoint() => {}
+        }
+        let Some(manager) = manager.upgrade() else { return };
+        if let Err(error) = manager.checkpoint().await {
+            tracing::warn!(?error, "the journal could not be made shorter; it will be tried again");
+            tokio::select! {
+                () = stopped.cancelled() => return,
+                () = tokio::time::sleep(BACKOFF) => {}
+            }
+        }
+    }
+}
