@@ -8,7 +8,7 @@ use clap_complete::Shell;
 use mmap_client::Capability::{self, FileRead, FileWrite, SystemInfo};
 
 use crate::{
-    commands::{copy, edit, inspect, list, ping, poke},
+    commands::{conflicts, copy, edit, inspect, list, migrate, ping, poke},
     context::Context,
     exit::EXIT_CODES,
     output::{self, Format},
@@ -41,8 +41,11 @@ enum Command {
     Get(copy::Get),
     Cat(copy::Cat),
     Poke(poke::Poke),
+    Import(migrate::Import),
+    Export(migrate::Export),
     Maps(inspect::Maps),
     Ps(inspect::Ps),
+    Conflicts(conflicts::Conflicts),
     Truncate(edit::Truncate),
     Rm(edit::Rm),
     Ping(ping::Ping),
@@ -84,8 +87,11 @@ impl Cli {
             Command::Get(command) => command.run(&context).await,
             Command::Cat(command) => command.run(&context).await,
             Command::Poke(command) => command.run(&context).await,
+            Command::Import(command) => command.run(&context).await,
+            Command::Export(command) => command.run(&context).await,
             Command::Maps(command) => command.run(&context).await,
             Command::Ps(command) => command.run(&context).await,
+            Command::Conflicts(command) => command.run(&context).await,
             Command::Truncate(command) => command.run(&context).await,
             Command::Rm(command) => command.run(&context).await,
             Command::Ping(command) => command.run(&context).await,
@@ -99,9 +105,10 @@ impl Command {
     fn capabilities(&self) -> &'static [Capability] {
         match self {
             Self::Ls(_) | Self::Stat(_) | Self::Get(_) | Self::Cat(_) => &[FileRead],
-            Self::Put(_) | Self::Poke(_) => &[FileRead, FileWrite],
+            Self::Put(_) | Self::Poke(_) | Self::Import(_) | Self::Export(_) => &[FileRead, FileWrite],
             Self::Truncate(_) | Self::Rm(_) => &[FileWrite],
             Self::Maps(_) | Self::Ps(_) => &[SystemInfo],
+            Self::Conflicts(command) => command.capabilities(),
             Self::Ping(_) | Self::Completions { .. } => &[],
         }
     }

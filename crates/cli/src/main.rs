@@ -10,6 +10,7 @@ mod output;
 mod report;
 mod context;
 mod transfer;
+mod migrate;
 mod commands;
 mod cli;
 

@@ -110,6 +110,8 @@ fn hint(error: &mmap_client::Error) -> Option<&'static str> {
         return None;
     }
     match error.reason()? {
+        // Of a conflict, which has an id and no path.
+        Reason::NoEnt if error.metadata().contains_key("id") => Some("`mmapctl conflicts list` shows what there is"),
         Reason::NoEnt => Some("`mmapctl ls` shows the files there are"),
         Reason::BadF | Reason::Srch => Some("`mmapctl ps` and `mmapctl maps` show what there is"),
         Reason::Busy => Some("`mmapctl maps` shows who has it mapped"),

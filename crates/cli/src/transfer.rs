@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use crate::exit::Failure;
 
 /// 8 MiB: enough to keep a store 50 ms away busy at 160 MiB/s.
-const IN_FLIGHT: usize = 8;
+pub(crate) const IN_FLIGHT: usize = 8;
 
 /// A bar on standard error, if that is a terminal and a person reads it.
 pub(crate) fn progress(size: u64, is_json: bool) -> ProgressBar {

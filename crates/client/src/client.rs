@@ -9,16 +9,16 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus}
 
 use crate::{
     caller::{Caller, Stubs},
-    error::Result,
+    error::{Error, Result},
     process::{AttachOptions, Process},
     retry::Repeat,
-    types::{FileInfo, MappingInfo, Page, Pong, ProcessInfo, WaitingFile},
+    types::{Applied, ConflictList, ConflictPart, FileInfo, MappingInfo, Page, Pong, ProcessInfo, WaitingFile},
 };
 
 /// A connection to a server. Clones share it.
 ///
-/// **Cancel safety**: dropping the future of a call that only asks is harmless; `truncate_file` and `remove_file`
-/// that were cancelled may or may not have happened.
+/// **Cancel safety**: dropping the future of a call that only asks is harmless; `truncate_file`, `remove_file`,
+/// `apply_conflict` and `drop_conflict` that were cancelled may or may not have happened.
 #[derive(Clone, Debug)]
 pub struct Client {
     caller: Caller,
@@ -128,6 +128,71 @@ impl Client {
     pub async fn remove_file(&self, path: impl Into<String> + Send) -> Result<()> {
         let request = v1::RemoveFileRequest { path: path.into() };
         let send = |stubs: Stubs, request| async move { stubs.file().remove_file(request).await };
+        self.caller.call(Repeat::Unsent, request, send).await.map(|_| ())
+    }
+
+    /// One page of the conflicts that the server keeps, `size` and `token` as in
+    /// [`list_files_page`](Self::list_files_page). Cancel safe; repeated by itself.
+    ///
+    /// # Errors
+    /// `EACCES`, `EIO`, and `EINVAL` for a token that is none.
+    pub async fn list_conflicts(&self, size: u32, token: Option<&str>) -> Result<ConflictList> {
+        let request = v1::ListConflictsRequest { page_size: size, page_token: token.unwrap_or_default().to_owned() };
+        let send = |stubs: Stubs, request| async move { stubs.file().list_conflicts(request).await };
+        let answer = self.caller.call(Repeat::Idempotent, request, send).await?.into_inner();
+        let page = Page::new(answer.conflicts.into_iter().map(Into::into).collect(), answer.next_page_token);
+        let damaged = answer.damaged.into_iter().map(|damaged| (damaged.file, damaged.why)).collect();
+        Ok(ConflictList { conflicts: page.items, damaged, next: page.next })
+    }
+
+    /// The pages of a conflict from `offset` of its file on, as many as one answer takes. Cancel safe; repeated by
+    /// itself.
+    ///
+    /// # Errors
+    /// `ENOENT`, `EACCES`, and `EUCLEAN` for a damaged one.
+    pub async fn read_conflict(&self, id: impl Into<String> + Send, offset: u64) -> Result<ConflictPart> {
+        self.conflict_part(id.into(), offset, false).await
+    }
+
+    /// As [`read_conflict`](Self::read_conflict), but only where the pages lie, without their bytes.
+    ///
+    /// # Errors
+    /// As [`read_conflict`](Self::read_conflict).
+    pub async fn conflict_ranges(&self, id: impl Into<String> + Send, offset: u64) -> Result<ConflictPart> {
+        self.conflict_part(id.into(), offset, true).await
+    }
+
+    async fn conflict_part(&self, id: String, offset: u64, ranges_only: bool) -> Result<ConflictPart> {
+        let request = v1::ReadConflictRequest { id, offset, length: None, ranges_only };
+        let send = |stubs: Stubs, request| async move { stubs.file().read_conflict(request).await };
+        let answer = self.caller.call(Repeat::Idempotent, request, send).await?.into_inner();
+        let conflict = answer.conflict.ok_or_else(|| Error::protocol("a conflict was read without its description"))?;
+        let ranges = answer.ranges.into_iter().map(Into::into).collect();
+        Ok(ConflictPart { conflict: conflict.into(), ranges, next_offset: answer.next_offset })
+    }
+
+    /// Puts a conflict's pages onto its file's present content, stores that in one change, and removes the conflict.
+    ///
+    /// Not cancel safe, and not repeated by itself, because a second attempt could not tell success from `ENOENT`.
+    /// Safe to repeat: applied twice is the same.
+    ///
+    /// # Errors
+    /// `ENOENT`, `EBUSY`, `ESTALE`, `EROFS`, `EUCLEAN`, `EIO`; the conflict stays.
+    pub async fn apply_conflict(&self, id: impl Into<String> + Send) -> Result<Applied> {
+        let request = v1::ApplyConflictRequest { id: id.into() };
+        let send = |stubs: Stubs, request| async move { stubs.file().apply_conflict(request).await };
+        let answer = self.caller.call(Repeat::Unsent, request, send).await?.into_inner();
+        let v1::ApplyConflictResponse { path, size, version, applied_bytes } = answer;
+        Ok(Applied { path, size, version, bytes: applied_bytes })
+    }
+
+    /// Removes a conflict: its bytes are gone for good. Not cancel safe, and not repeated by itself.
+    ///
+    /// # Errors
+    /// `ENOENT`, `EBUSY`, `EIO`.
+    pub async fn drop_conflict(&self, id: impl Into<String> + Send) -> Result<()> {
+        let request = v1::DropConflictRequest { id: id.into() };
+        let send = |stubs: Stubs, request| async move { stubs.file().drop_conflict(request).await };
         self.caller.call(Repeat::Unsent, request, send).await.map(|_| ())
     }
 

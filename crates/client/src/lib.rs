@@ -90,5 +90,6 @@ pub use process::{AttachOptions, Process};
 pub use retry::RetryPolicy;
 pub use sync::Msync;
 pub use types::{
-    Capability, Exited, FileInfo, MappingInfo, Page, Pong, ProcessInfo, Prot, Sharing, Synced, WaitingFile,
+    Applied, Capability, ConflictInfo, ConflictList, ConflictPart, ConflictRange, Exited, FileInfo, MappingInfo, Page,
+    Pong, ProcessInfo, Prot, Sharing, Synced, WaitingFile,
 };

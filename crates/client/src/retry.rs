@@ -2,8 +2,8 @@
 //!
 //! | call | the server surely never saw it | `UNAVAILABLE`, or the connection broke during the call | anything else |
 //! |---|---|---|---|
-//! | read, stats, stat, list, ping, plain msync, truncate without `exclusive` | repeated | repeated | never |
-//! | write, mmap, unmap, exit, remove, truncate with `exclusive`, msync with `invalidate` or `force` | repeated | never: its fate is unknown | never |
+//! | read, stats, stat, list, read of a conflict, ping, plain msync, truncate without `exclusive` | repeated | repeated | never |
+//! | write, mmap, unmap, exit, remove, apply, drop, truncate with `exclusive`, msync with `invalidate` or `force` | repeated | never: its fate is unknown | never |
 //!
 //! Repeating is bounded twice: by [`RetryPolicy::repeats_max`], and by the call's deadline, which covers all of
 //! its attempts. A repeat that would start behind the deadline is not waited for: the last error is the answer.

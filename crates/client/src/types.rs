@@ -9,6 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use bytes::Bytes;
 use mmap_proto::v1;
 
 /// A right that a client claims (a server in `trust` mode takes its word).
@@ -242,6 +243,91 @@ impl From<v1::WaitingFile> for WaitingFile {
             last_error: wire.last_error,
         }
     }
+}
+
+/// Unsynced pages that the server kept aside, because they could be neither stored nor dropped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConflictInfo {
+    /// Names it.
+    pub id: String,
+    /// The file.
+    pub path: String,
+    /// The file's version that the pages were written on, or empty.
+    pub base_version: String,
+    /// The file's size at that version.
+    pub file_size: u64,
+    /// Why they could not be stored.
+    pub why: String,
+    /// When they were kept, if the server says.
+    pub kept_at: Option<SystemTime>,
+    /// What is kept, in whole pages.
+    pub bytes: u64,
+}
+
+impl From<v1::Conflict> for ConflictInfo {
+    fn from(wire: v1::Conflict) -> Self {
+        Self {
+            id: wire.id,
+            path: wire.path,
+            base_version: wire.base_version,
+            file_size: wire.file_size,
+            why: wire.why,
+            kept_at: wire.kept_at.and_then(|time| SystemTime::try_from(time).ok()),
+            bytes: wire.bytes,
+        }
+    }
+}
+
+/// One page of the list of conflicts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConflictList {
+    /// In the order of their ids, which is about that of time.
+    pub conflicts: Vec<ConflictInfo>,
+    /// Files among them that are no whole conflict: name, and what is wrong.
+    pub damaged: Vec<(String, String)>,
+    /// What to ask the next page with; `None` at the end.
+    pub next: Option<String>,
+}
+
+/// Some pages of a conflict.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConflictPart {
+    /// What it is.
+    pub conflict: ConflictInfo,
+    /// Neighbouring pages, in the order of their offsets.
+    pub ranges: Vec<ConflictRange>,
+    /// Where to go on; `None` at the end.
+    pub next_offset: Option<u64>,
+}
+
+/// Neighbouring pages of a conflict.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConflictRange {
+    /// Where they lie in the file.
+    pub offset: u64,
+    /// How many bytes they have.
+    pub length: u64,
+    /// The bytes; empty where only the ranges were asked for.
+    pub data: Bytes,
+}
+
+impl From<v1::ConflictRange> for ConflictRange {
+    fn from(wire: v1::ConflictRange) -> Self {
+        Self { offset: wire.offset, length: wire.length, data: wire.data }
+    }
+}
+
+/// What an apply of a conflict made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// The file.
+    pub path: String,
+    /// Its size in bytes now.
+    pub size: u64,
+    /// Its version in the store now.
+    pub version: String,
+    /// Bytes that were put onto it.
+    pub bytes: u64,
 }
 
 /// What a sync did.

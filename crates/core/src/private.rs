@@ -140,9 +140,9 @@ impl Spill {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::Lsn;
     use crate::overlay::{OwnPage, Written};
     use crate::spill::InHand;
-    use crate::journal::Lsn;
     use crate::units::{ByteRange, PAGE_LEN};
 
     /// No journal.

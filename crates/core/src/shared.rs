@@ -42,7 +42,7 @@ pub struct Shared {
     /// What could not be written back.
     pub backlog: Backlog,
     /// Where unsynced pages go that cannot be stored and must not be dropped.
-    pub aside: Aside,
+    pub aside: Arc<Aside>,
     /// The record of what is acknowledged and not in the store yet; none at level `memory`.
     pub journal: Option<Journal>,
     /// Write-backs, fetches and whatever else runs beside the calls.
@@ -87,7 +87,7 @@ impl Shared {
             fetch: Budget::new(limits.fetch_bytes()),
             write_back: Budget::new(limits.write_back_bytes()),
             backlog: Backlog::default(),
-            aside,
+            aside: Arc::new(aside),
             journal,
             tasks: TaskTracker::new(),
             kicks: watch::Sender::new(0),

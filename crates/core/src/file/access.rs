@@ -295,7 +295,7 @@ impl File {
 
 /// The pages of `block` that a write of `range` leaves no old byte of: those wholly in it, and the file's last
 /// page if the write reaches the file's end, for behind it there is nothing.
-fn covered_pages(range: ByteRange, block: BlockIndex, size: u64) -> PageMask {
+pub(super) fn covered_pages(range: ByteRange, block: BlockIndex, size: u64) -> PageMask {
     let end = if range.end() == size { size.next_multiple_of(PAGE_SIZE) } else { range.end() };
     PageMask::covered(ByteRange::new(range.start(), end).within(block))
 }

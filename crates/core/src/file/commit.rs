@@ -204,14 +204,14 @@ impl File {
     }
 
     /// Before the store is asked: a server that is killed after that must know its own change again.
-    async fn attempt_journaled(&self, said: Lsn) -> StoreResult<()> {
+    pub(super) async fn attempt_journaled(&self, said: Lsn) -> StoreResult<()> {
         let journaled = self.shared.journaled(said).await;
         journaled.map_err(|error| StoreFault::failed("the journal cannot take what is about to be changed", error))
     }
 
     /// The store has the change, whether the journal learns of it or not: without it the next server takes pages
     /// for unsynced that are not, and finds out from the attempt's mark.
-    async fn moved_journaled(&self, said: Lsn) {
+    pub(super) async fn moved_journaled(&self, said: Lsn) {
         if let Err(error) = self.shared.journaled(said).await {
             tracing::warn!(path = %self.path, ?error, "the journal did not learn that a change is in the store");
         }
@@ -239,7 +239,7 @@ impl File {
         let commit = CommitId::random();
         let size = size.unwrap_or(state.size);
         state.committing = true;
-        let said = state.remember(Attempt { commit, size });
+        let said = state.remember(Attempt { commit, size, outdates: false });
         (WriteBack { base, size, patches, commit }, said)
     }
 

@@ -9,6 +9,7 @@
 //! - `fetch`: bringing missing blocks in, one fetch a block
 //! - `access`: reads and writes at one instant
 //! - `commit`: write-back of a consistent cut; truncation; removal
+//! - `apply`: pages that were kept aside, put onto the present content
 //! - `restore`: a file after the server was away, and what a checkpoint says of it
 //! - `resolve`: what to do with unsynced pages whose file changed in the store
 //!
@@ -25,6 +26,7 @@ mod observe;
 mod fetch;
 mod access;
 mod commit;
+mod apply;
 mod resolve;
 mod restore;
 
@@ -129,6 +131,11 @@ impl File {
     /// Where it lies.
     pub fn location(&self) -> &Location {
         &self.location
+    }
+
+    /// What its mount can have of the shares of memory.
+    pub fn parts(&self) -> &MountParts {
+        &self.parts
     }
 
     /// Bytes of the file.

@@ -29,7 +29,8 @@ impl File {
         let mut state = self.state.write();
         (state.base, state.size) = (live.version, live.size);
         state.unsettled = !live.unsynced.is_empty();
-        state.attempts = live.attempts.into_iter().map(|(commit, size)| Attempt { commit, size }).collect();
+        state.attempts =
+            live.attempts.into_iter().map(|(commit, size)| Attempt { commit, size, outdates: false }).collect();
         for (page, data) in live.unsynced {
             let block = BlockIndex::of(page.range().start());
             let part = page.range().within(block);

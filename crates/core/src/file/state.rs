@@ -32,6 +32,8 @@ const ATTEMPTS_MAX: usize = 64;
 pub(super) struct Attempt {
     pub(super) commit: CommitId,
     pub(super) size: u64,
+    /// It changes bytes that memory does not have: if it took effect, what is clean in memory is old.
+    pub(super) outdates: bool,
 }
 
 /// What is known of a file.
@@ -362,6 +364,9 @@ impl FileState {
         let ours = |stat: &&Stat| self.attempts.iter().rev().find(|attempt| Some(attempt.commit) == stat.commit);
         if let Some((stat, attempt)) = seen.and_then(|stat| ours(&stat).map(|attempt| (stat, *attempt))) {
             self.advance(cache, attempt.size, stat.version.clone(), &[]);
+            if attempt.outdates {
+                self.drop_clean(content);
+            }
             return Observed::Current;
         }
         if self.committing {
@@ -391,7 +396,7 @@ mod tests {
         let mut block = DirtyBlock::new(None, Reservation::default());
         block.write(0, &[1; PAGE_LEN], PageMask(1));
         state.dirty.insert(BlockIndex(0), block);
-        state.remember(Attempt { commit: OURS, size: PAGE_SIZE });
+        state.remember(Attempt { commit: OURS, size: PAGE_SIZE, outdates: false });
         state
     }
 

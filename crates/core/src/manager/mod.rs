@@ -5,6 +5,7 @@
 //! - `access`: read, write, msync
 //! - `info`: stats and lists
 //! - `files`: stat, list, truncate, remove
+//! - `conflicts`: list, read, apply and drop what was kept aside
 //! - `life`: attach, exit, the end of processes and of the manager
 //! - `checkpoint`: making the journal shorter
 //! - `recover`: coming back after a kill, or after an end
@@ -17,6 +18,7 @@ mod map;
 mod access;
 mod info;
 mod files;
+mod conflicts;
 mod life;
 mod checkpoint;
 mod recover;
@@ -32,6 +34,8 @@ mod end_tests;
 mod crash_tests;
 #[cfg(test)]
 mod pressure_tests;
+#[cfg(test)]
+mod conflict_tests;
 
 use std::sync::Arc;
 
@@ -39,6 +43,7 @@ use dashmap::DashMap;
 use tokio_util::sync::CancellationToken;
 
 pub use api::*;
+pub use conflicts::{AppliedConflict, ConflictPage, ConflictPart, ReadConflict};
 pub use life::Attachment;
 
 pub use crate::block::ReadBytes;
@@ -114,14 +119,6 @@ impl MmapManager {
     /// The limits.
     pub fn limits(&self) -> &Limits {
         &self.shared.limits
-    }
-
-    /// Unsynced pages that were kept aside, because they could neither be stored nor dropped.
-    ///
-    /// # Errors
-    /// EIO if the state directory cannot be read.
-    pub fn conflicts(&self) -> Result<Vec<crate::aside::Conflict>> {
-        self.shared.aside.list()
     }
 
     /// The caller's mapping, and the call's mark on its process.

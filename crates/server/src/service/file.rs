@@ -4,6 +4,7 @@ use mmap_proto::v1;
 use mmap_proto::v1::file_service_server::FileService;
 use tonic::{Request, Response, Status};
 
+use super::conflicts;
 use super::front::{Core, Front};
 use crate::convert;
 use crate::identity::PidHeader;
@@ -52,6 +53,36 @@ impl FileService for Files {
     async fn list_waiting(&self, request: Request<v1::ListWaitingRequest>) -> Answer<v1::ListWaitingResponse> {
         let run = |core: Core, caller, message: v1::ListWaitingRequest| async move {
             core.list_waiting(caller, convert::page(message.page_size, message.page_token)).map(convert::waiting)
+        };
+        self.0.answer(request, PidHeader::Optional, run).await
+    }
+
+    async fn list_conflicts(&self, request: Request<v1::ListConflictsRequest>) -> Answer<v1::ListConflictsResponse> {
+        let run = |core: Core, caller, message: v1::ListConflictsRequest| async move {
+            let page = convert::page(message.page_size, message.page_token);
+            Ok(conflicts::listed(core.list_conflicts(caller, page).await?))
+        };
+        self.0.answer(request, PidHeader::Optional, run).await
+    }
+
+    async fn read_conflict(&self, request: Request<v1::ReadConflictRequest>) -> Answer<v1::ReadConflictResponse> {
+        let run = |core: Core, caller, message: v1::ReadConflictRequest| async move {
+            Ok(conflicts::read(core.read_conflict(caller, &message.id, conflicts::wanted(&message)).await?))
+        };
+        self.0.answer(request, PidHeader::Optional, run).await
+    }
+
+    async fn apply_conflict(&self, request: Request<v1::ApplyConflictRequest>) -> Answer<v1::ApplyConflictResponse> {
+        let run = |core: Core, caller, message: v1::ApplyConflictRequest| async move {
+            Ok(conflicts::applied(core.apply_conflict(caller, &message.id).await?))
+        };
+        self.0.answer(request, PidHeader::Optional, run).await
+    }
+
+    async fn drop_conflict(&self, request: Request<v1::DropConflictRequest>) -> Answer<v1::DropConflictResponse> {
+        let run = |core: Core, caller, message: v1::DropConflictRequest| async move {
+            core.drop_conflict(caller, &message.id).await?;
+            Ok(v1::DropConflictResponse {})
         };
         self.0.answer(request, PidHeader::Optional, run).await
     }

@@ -5,6 +5,7 @@
 mod front;
 
 mod attach;
+mod conflicts;
 mod file;
 mod mmap;
 mod process;

@@ -9,6 +9,7 @@
 
 mod error;
 pub mod fault;
+mod conflicts;
 mod world;
 mod service;
 
@@ -111,6 +112,16 @@ impl Fake {
     /// Puts a file into the store.
     pub fn put_file(&self, path: &str, bytes: impl Into<Vec<u8>>) {
         self.service.world().put(path, bytes.into());
+    }
+
+    /// Keeps pages aside as a conflict.
+    pub fn put_conflict(&self, id: &str, path: &str, offset: u64, bytes: impl Into<Vec<u8>>) {
+        self.service.world().put_conflict(id, path, offset, bytes.into());
+    }
+
+    /// Lists a file as one that is no whole conflict.
+    pub fn put_damaged_conflict(&self, file: &str) {
+        self.service.world().put_damaged_conflict(file);
     }
 
     /// What the store has: what was synced, not what was only written.

@@ -235,6 +235,38 @@ impl v1::file_service_server::FileService for Service {
         })
         .await
     }
+
+    async fn list_conflicts(&self, request: Request<v1::ListConflictsRequest>) -> Answer<v1::ListConflictsResponse> {
+        self.run("ListConflicts", request, |world, caller, request| {
+            caller.require("FileRead")?;
+            Ok(world.list_conflicts(&request.page_token))
+        })
+        .await
+    }
+
+    async fn read_conflict(&self, request: Request<v1::ReadConflictRequest>) -> Answer<v1::ReadConflictResponse> {
+        self.run("ReadConflict", request, |world, caller, request| {
+            caller.require("FileRead")?;
+            world.read_conflict(&request)
+        })
+        .await
+    }
+
+    async fn apply_conflict(&self, request: Request<v1::ApplyConflictRequest>) -> Answer<v1::ApplyConflictResponse> {
+        self.run("ApplyConflict", request, |world, caller, request| {
+            caller.require("FileWrite")?;
+            world.apply_conflict(&request.id)
+        })
+        .await
+    }
+
+    async fn drop_conflict(&self, request: Request<v1::DropConflictRequest>) -> Answer<v1::DropConflictResponse> {
+        self.run("DropConflict", request, |world, caller, request| {
+            caller.require("FileWrite")?;
+            world.drop_conflict(&request.id)
+        })
+        .await
+    }
 }
 
 fn not_supported() -> Status {

@@ -6,7 +6,7 @@ use mmap_proto::{reason::Reason, v1};
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use crate::error::refuse;
+use crate::{conflicts::Conflicts, error::refuse};
 
 const PAGE: u64 = 4096;
 /// Entries of a list's page: small, so that tests of lists see several.
@@ -58,6 +58,7 @@ pub(crate) struct World {
     files: BTreeMap<String, File>,
     processes: BTreeMap<u32, Process>,
     mappings: BTreeMap<u64, Mapping>,
+    conflicts: Conflicts,
     next_id: u64,
     grace: Duration,
 }
@@ -68,6 +69,7 @@ impl Default for World {
             files: BTreeMap::new(),
             processes: BTreeMap::new(),
             mappings: BTreeMap::new(),
+            conflicts: Conflicts::default(),
             next_id: 1,
             grace: Duration::from_secs(2),
         }
@@ -373,6 +375,42 @@ impl World {
         }
         self.files.remove(path);
         Ok(v1::RemoveFileResponse {})
+    }
+}
+
+/// Conflicts.
+impl World {
+    pub(crate) fn put_conflict(&mut self, id: &str, path: &str, offset: u64, data: Vec<u8>) {
+        self.conflicts.put(id, path, offset, data);
+    }
+
+    pub(crate) fn put_damaged_conflict(&mut self, file: &str) {
+        self.conflicts.put_damaged(file);
+    }
+
+    pub(crate) fn list_conflicts(&self, token: &str) -> v1::ListConflictsResponse {
+        self.conflicts.list(token, LIST_PAGE)
+    }
+
+    pub(crate) fn read_conflict(&self, request: &v1::ReadConflictRequest) -> Result<v1::ReadConflictResponse, Status> {
+        self.conflicts.read(request)
+    }
+
+    pub(crate) fn apply_conflict(&mut self, id: &str) -> Result<v1::ApplyConflictResponse, Status> {
+        let (path, offset, data) = self.conflicts.take(id)?;
+        let file = self.files.entry(path.clone()).or_default();
+        let end = index(offset) + data.len();
+        for content in [&mut file.data, &mut file.stored] {
+            content.resize(content.len().max(end), 0);
+            content[index(offset)..end].copy_from_slice(&data);
+        }
+        file.version += 1;
+        let (size, version) = (file.data.len() as u64, file.version.to_string());
+        Ok(v1::ApplyConflictResponse { path, size, version, applied_bytes: data.len() as u64 })
+    }
+
+    pub(crate) fn drop_conflict(&mut self, id: &str) -> Result<v1::DropConflictResponse, Status> {
+        self.conflicts.take(id).map(|_| v1::DropConflictResponse {})
     }
 }
 
