@@ -4,11 +4,15 @@
 //! the segments wholly before the mark are removed, oldest first. A checkpoint that is not ended costs nothing
 //! but its records.
 
+use std::io;
+use std::sync::Arc;
+
 use tokio::sync::oneshot;
 
 use super::handle::Journal;
-use super::options::Lsn;
+use super::options::{Level, Lsn};
 use super::queue::{Trim, stopped};
+use super::scan::number_of;
 use crate::error::Result;
 
 /// Where a checkpoint begins.
@@ -49,12 +53,35 @@ impl Journal {
     /// # Errors
     /// `Errno::Io` if the journal has failed or is closed, or if a segment cannot be removed.
     pub async fn end_checkpoint(&self, mark: Mark) -> Result<u64> {
-        self.synced(self.shared.last()).await?;
+        let last = self.shared.last();
+        self.sync_ahead(last).await?;
+        self.synced(last).await?;
         let (reply, answer) = oneshot::channel();
         self.shared.ask_trim(Trim { mark: mark.0.0, freed: 0, reply });
         match answer.await {
             Ok(freed) => freed,
             Err(_unanswered) => Err(self.shared.ended().unwrap_or_else(stopped)),
         }
+    }
+
+    /// At level process the writer would hold everybody up while it syncs what has gathered since the last
+    /// checkpoint. So that is synced beside it first, and the writer, whose sync is the one that counts, finds
+    /// little left to do.
+    async fn sync_ahead(&self, last: Lsn) -> Result<()> {
+        if self.shared.options.level == Level::Disk {
+            return Ok(());
+        }
+        self.acknowledged(last).await?;
+        let disk = Arc::clone(&self.disk);
+        let ahead = tokio::task::spawn_blocking(move || {
+            for name in disk.list()?.iter().filter(|name| number_of(name).is_some()) {
+                disk.sync(name)?;
+            }
+            io::Result::Ok(())
+        });
+        if let Ok(Err(error)) = ahead.await {
+            tracing::debug!(%error, "the journal could not be synced ahead");
+        }
+        Ok(())
     }
 }

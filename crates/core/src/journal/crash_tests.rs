@@ -30,8 +30,11 @@ async fn run(journal: &Journal, known: &mut Known) -> Result<()> {
         }
         known.asked = number + 1;
         let lsn = put(journal, &record(number)).await?;
-        journal.acknowledged(lsn).await?;
-        known.acknowledged = number + 1;
+        // Some alone, some in one batch with others, which may cross the end of a segment.
+        if number % 5 > 2 || number + 1 == RECORDS {
+            journal.acknowledged(lsn).await?;
+            known.acknowledged = number + 1;
+        }
     }
     journal.close().await
 }
@@ -92,13 +95,13 @@ async fn at_level_disk_everything_acknowledged_survives_a_kill_and_a_power_loss_
         std::iter::once(Loss::Kill).chain(power).collect()
     };
     let steps = crash_everywhere(Level::Disk, losses).await;
-    assert!(steps > 150, "only {steps} steps");
+    assert!(steps > 70, "only {steps} steps");
 }
 
 #[tokio::test]
 async fn at_level_process_everything_acknowledged_survives_a_kill_at_every_step() {
     let steps = crash_everywhere(Level::Process, |_| vec![Loss::Kill]).await;
-    assert!(steps > 100, "only {steps} steps");
+    assert!(steps > 50, "only {steps} steps");
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-/// A folder of files. What it says was made, renamed or removed is so after power loss too.
+/// A folder of files. What it says was kept or removed is so after power loss too.
 pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// How a person finds the file `name`.
     fn shown(&self, name: &str) -> String;
@@ -21,14 +21,14 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     fn read(&self, name: &str, at_most: u64) -> io::Result<Vec<u8>>;
 
     /// Makes a file of `bytes` bytes that begins with `head` and is zeros otherwise, or replaces one. Writing
-    /// into it cannot meet a full disk later, as far as the file system can promise that. If it fails, what
-    /// there is of the file is removed.
+    /// into it cannot meet a full disk later, as far as the file system can promise that. The file, its name
+    /// included, survives power loss once it was synced. If it fails, what there is of the file is removed.
     ///
     /// # Errors
     /// [`io::ErrorKind::StorageFull`] or [`io::ErrorKind::QuotaExceeded`] if there is not enough space.
     fn create(&self, name: &str, bytes: u64, head: &[u8]) -> io::Result<Box<dyn DiskFile>>;
 
-    /// Has the present bytes of a file survive power loss.
+    /// Has the present bytes of a file, and its name, survive power loss.
     ///
     /// # Errors
     /// They may not.
@@ -55,7 +55,7 @@ pub trait DiskFile: fmt::Debug + Send + 'static {
     /// Any part of them may have been written.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
-    /// Has everything written so far survive power loss.
+    /// Has everything written so far survive power loss, and the file's name.
     ///
     /// # Errors
     /// Any part of it may not. It must not be tried again: a system may forget what it could not write.

@@ -4,7 +4,9 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
@@ -18,7 +20,7 @@ const ZEROS: usize = 1 << 20;
 pub struct Folder {
     path: PathBuf,
     /// Kept open: what happens in it is synced through this.
-    folder: File,
+    folder: Arc<File>,
 }
 
 impl Folder {
@@ -33,7 +35,7 @@ impl Folder {
                 File::open(parent)?.sync_all()?;
             }
         }
-        Ok(Self { path: path.to_owned(), folder: File::open(path)? })
+        Ok(Self { path: path.to_owned(), folder: Arc::new(File::open(path)?) })
     }
 
     fn make(&self, path: &Path, bytes: u64, head: &[u8]) -> io::Result<File> {
@@ -44,8 +46,6 @@ impl Folder {
             Err(errno) => return Err(errno.into()),
         }
         file.write_all_at(head, 0)?;
-        file.sync_all()?;
-        self.folder.sync_all()?;
         Ok(file)
     }
 }
@@ -84,7 +84,10 @@ impl Disk for Folder {
     fn create(&self, name: &str, bytes: u64, head: &[u8]) -> io::Result<Box<dyn DiskFile>> {
         let path = self.path.join(name);
         match self.make(&path, bytes, head) {
-            Ok(file) => Ok(Box::new(FolderFile(file))),
+            Ok(file) => {
+                let folder = Mutex::new(Some(Arc::clone(&self.folder)));
+                Ok(Box::new(FolderFile { file, folder }))
+            }
             Err(error) => {
                 // What is left of it would only take space; the error that matters is the first one.
                 let _ = fs::remove_file(&path);
@@ -94,7 +97,8 @@ impl Disk for Folder {
     }
 
     fn sync(&self, name: &str) -> io::Result<()> {
-        File::open(self.path.join(name))?.sync_all()
+        File::open(self.path.join(name))?.sync_all()?;
+        self.folder.sync_all()
     }
 
     fn keep(&self, name: &str, second: &str) -> io::Result<()> {
@@ -120,14 +124,24 @@ impl Disk for Folder {
 }
 
 #[derive(Debug)]
-struct FolderFile(File);
+struct FolderFile {
+    file: File,
+    /// Until it was synced.
+    folder: Mutex<Option<Arc<File>>>,
+}
 
 impl DiskFile for FolderFile {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
+        self.file.write_all_at(bytes, offset)
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()?;
+        let mut folder = self.folder.lock();
+        if let Some(unsynced) = &*folder {
+            unsynced.sync_all()?;
+            *folder = None;
+        }
+        Ok(())
     }
 }

@@ -26,6 +26,7 @@ const DROP: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug)]
 pub struct Journal {
     pub(super) shared: Arc<Shared>,
+    pub(super) disk: Arc<dyn Disk>,
     thread: Arc<Thread>,
 }
 
@@ -67,7 +68,7 @@ impl Journal {
         replay: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<(Self, Opened)> {
         let place = disk.shown("");
-        let start = start(disk, &options, replay)?;
+        let start = start(Arc::clone(&disk), &options, replay)?;
         let written = start.written.0;
         let shared = Arc::new(Shared::new(
             options,
@@ -87,7 +88,7 @@ impl Journal {
                 Error::new(Errno::Io, format!("the journal's thread cannot be started: {error}")).caused_by(error)
             })?;
         let thread = Arc::new(Thread { shared: Arc::clone(&shared), handle: Mutex::new(Some(handle)) });
-        Ok((Self { shared, thread }, start.opened))
+        Ok((Self { shared, disk, thread }, start.opened))
     }
 
     /// Room for a record of `bytes` bytes. Waits in line while too much waits to be written, until `deadline`,

@@ -57,7 +57,7 @@ pub(super) fn start(
         tracing::info!(bytes = scan.torn_bytes, "the journal's last write was cut off; it was not acknowledged");
     }
     secure(&*disk, &scan)?;
-    let mut chain = Chain::new(Arc::clone(&disk), options.segment_bytes, scan.next_number, &scan.live);
+    let mut chain = Chain::new(Arc::clone(&disk), options, scan.next_number, &scan.live);
     let written = begin(&*disk, &mut chain, &scan)?;
     for &number in &scan.dead {
         disk.remove(&name_of(number)).map_err(|source| failed(&*disk, "removed", &name_of(number), source))?;

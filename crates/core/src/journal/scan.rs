@@ -27,7 +27,7 @@ pub(super) fn kept_name_of(number: u64) -> String {
     format!("{}{KEPT}", name_of(number))
 }
 
-fn number_of(name: &str) -> Option<u64> {
+pub(super) fn number_of(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(SUFFIX)?;
     let number = u64::from_str_radix(digits, 16).ok()?;
     (name_of(number) == name).then_some(number)
@@ -265,7 +265,8 @@ impl Rest {
     fn look_at(&mut self, segment: &Segment, offset: usize) {
         self.bytes += segment.content_end().saturating_sub(offset) as u64;
         if segment.head.is_none() {
-            // A head is on the disk before anything is written behind it, so this one was damaged later.
+            // At level disk a head is synced before anything is written behind it, so this one was damaged
+            // later; at level process it was, or a power loss took it, which is told as well.
             self.acknowledged |= segment.holds_something();
         }
         let mut at = offset;

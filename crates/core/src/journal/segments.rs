@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::disk::{Disk, DiskFile};
 use super::frame::{HEAD, Head, peek, seal};
+use super::options::{Level, Options};
 use super::scan::name_of;
 
 /// A segment that is not written any more.
@@ -35,6 +36,8 @@ struct Segment {
 pub(super) struct Chain {
     disk: Arc<dyn Disk>,
     segment_bytes: u64,
+    /// Segments are synced when they are made, so that a power loss leaves their heads.
+    durable: bool,
     next_number: u64,
     old: VecDeque<Old>,
     current: Option<Segment>,
@@ -45,19 +48,32 @@ pub(super) struct Chain {
 
 impl Chain {
     /// The chain behind the segments of earlier runs, given by number and bytes.
-    pub(super) fn new(disk: Arc<dyn Disk>, segment_bytes: u64, next_number: u64, live: &[(u64, u64)]) -> Self {
+    pub(super) fn new(disk: Arc<dyn Disk>, options: &Options, next_number: u64, live: &[(u64, u64)]) -> Self {
         let old = live.iter().map(|&(number, bytes)| Old { number, bytes, first: 0 }).collect();
-        Self { disk, segment_bytes, next_number, old, current: None, spare: None, unsynced: Vec::new() }
+        Self {
+            disk,
+            segment_bytes: options.segment_bytes,
+            durable: options.level == Level::Disk,
+            next_number,
+            old,
+            current: None,
+            spare: None,
+            unsynced: Vec::new(),
+        }
     }
 
     /// Makes the segment that is missing: the current one, else the spare.
     pub(super) fn make(&mut self, acknowledged: u64) -> io::Result<()> {
         let (number, marker) = (self.next_number, uuid::Uuid::new_v4().as_u64_pair().0);
         let head = Head { number, marker, acknowledged }.encode();
-        let file = self.disk.create(&name_of(number), self.segment_bytes, &head)?;
+        let name = name_of(number);
+        let file = self.disk.create(&name, self.segment_bytes, &head)?;
+        if self.durable {
+            file.sync().inspect_err(|_| drop(self.disk.remove(&name)))?;
+        }
         // Numbers cannot run out: 2^64 segments have never been written.
         self.next_number = number.saturating_add(1);
-        let segment = Segment { number, marker, file, end: HEAD as u64, first: None, synced: true };
+        let segment = Segment { number, marker, file, end: HEAD as u64, first: None, synced: self.durable };
         if self.current.is_none() {
             self.current = Some(segment);
         } else {

@@ -242,11 +242,18 @@ async fn nearly_full() -> (SimDisk, Journal, usize) {
 async fn a_full_disk_refuses_rooms_keeps_what_was_accepted_and_takes_internal_records() {
     let (disk, journal, number) = nearly_full().await;
     assert!(number > 40, "only {number} records fit into three segments");
-    let internal = journal.append(None, |buffer| buffer.extend_from_slice(b"internal"));
-    journal.acknowledged(internal).await.unwrap();
-    journal.wants_checkpoint().await;
     let mut expected = records(0..number);
-    expected.push(b"internal".to_vec());
+    // Down to the last room there is, so that only the slack is left.
+    while let Ok(lsn) = put(&journal, b"filler").await {
+        journal.acknowledged(lsn).await.unwrap();
+        expected.push(b"filler".to_vec());
+    }
+    for _ in 0..options(Level::Disk).slack() / 40 {
+        let internal = journal.append(None, |buffer| buffer.extend_from_slice(b"internal"));
+        tokio::time::timeout(Duration::from_secs(10), journal.acknowledged(internal)).await.unwrap().unwrap();
+        expected.push(b"internal".to_vec());
+    }
+    journal.wants_checkpoint().await;
     for loss in [Loss::Kill, Loss::Power { seed: 3 }] {
         assert_eq!(open(&disk.survivors(loss), options(Level::Disk)).unwrap().2, expected);
     }
