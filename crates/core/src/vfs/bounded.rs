@@ -21,7 +21,7 @@ use crate::units::ByteRange;
 const MIB: u64 = 1024 * 1024;
 
 /// What one write-back of a rewriting layout holds in memory at most: a whole file up to the largest single
-/// PUT, or a part of a larger one.
+/// PUT, or two parts of a larger one.
 pub(super) const WRITE_BACK_BYTES_MAX: u64 = 64 * MIB;
 
 /// A store whose calls end within their time.
