@@ -84,7 +84,7 @@ impl Mount {
     }
 
     fn bind(prefix: String, url: String, store: Arc<dyn FileStore>, access: Access, limits: &Limits) -> Self {
-        let store = Arc::new(BoundedStore::new(store, limits.store_timeout, limits.write_back_bytes()));
+        let store = Arc::new(BoundedStore::new(store, limits.store_timeout));
         Self {
             prefix,
             url,

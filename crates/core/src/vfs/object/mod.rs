@@ -16,6 +16,8 @@ mod parts;
 #[cfg(test)]
 mod lookalike;
 #[cfg(test)]
+mod memory_tests;
+#[cfg(test)]
 mod tests;
 
 pub(super) use completion::condition_of;

@@ -11,9 +11,11 @@ pub(super) const SINGLE_PUT_MAX: u64 = WRITE_BACK_BYTES_MAX;
 pub(super) const PART_MIN: u64 = 16 * MIB;
 /// Parts of an upload at most: what S3 and GCS take. Azure takes 50,000.
 pub(super) const PARTS_MAX: u64 = 10_000;
-/// The largest file of a store of objects: 10,000 parts of 64 MiB are 625 GiB. S3 would take 5 TiB in parts of
-/// 512 MiB, but two parts are held in memory.
-pub(super) const FILE_MAX: u64 = PARTS_MAX * WRITE_BACK_BYTES_MAX;
+/// The largest part: two are held in memory, and together they are what a write-back may hold.
+const PART_MAX: u64 = WRITE_BACK_BYTES_MAX / 2;
+/// The largest file of a store of objects: 10,000 parts of 32 MiB are 312.5 GiB. S3 would take 5 TiB in parts of
+/// 512 MiB. It is also what a truncation can make the server upload.
+pub(super) const FILE_MAX: u64 = PARTS_MAX * PART_MAX;
 /// The largest file of a store in memory: it is held there, once more while it is rewritten.
 pub(super) const MEMORY_FILE_MAX: u64 = 1024 * MIB;
 
@@ -86,7 +88,7 @@ mod tests {
         let options = ObjectOptions::default();
         for size in [1, 100 * MIB, PARTS_MAX * PART_MIN, PARTS_MAX * PART_MIN + 1, FILE_MAX - 1, FILE_MAX] {
             let part = options.part_size(size);
-            assert!(size.div_ceil(part) <= PARTS_MAX && (PART_MIN..=WRITE_BACK_BYTES_MAX).contains(&part), "{size}");
+            assert!(size.div_ceil(part) <= PARTS_MAX && (PART_MIN..=PART_MAX).contains(&part), "{size}");
         }
     }
 }
