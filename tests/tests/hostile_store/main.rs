@@ -195,7 +195,7 @@ async fn each_fault_at_each_request_of_an_upload_in_parts_is_outlasted_or_a_fail
     let client: Arc<dyn ObjectStore> = Arc::new(client.with_region("us-east-1").build().unwrap());
     let options = ObjectOptions { single_put_max: 1 << 20, part_min: PART, ..ObjectOptions::default() };
     let layout = Arc::new(ObjectLayout::new(client, Path::from("files"), options));
-    let store = BoundedStore::new(layout, STORE_TIME, 1 << 30);
+    let store = BoundedStore::new(layout, STORE_TIME);
     for kind in [Kind::StartUpload, Kind::PutPart, Kind::Complete] {
         let all = FAULTS.into_iter().flat_map(|fault| TIMES.map(|times| (fault, times)));
         let cases = all.map(|(fault, times)| one_upload(&scene, &store, kind, fault, times));

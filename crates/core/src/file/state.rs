@@ -153,7 +153,8 @@ impl FileState {
 
     /// Says what the file is and which changes are on their way.
     fn say_content(&self) -> Lsn {
-        let moved = self.log.moved(self.base.as_ref(), self.size, &[], true);
+        // Not settled while there are attempts, though they are said next: the server may be killed between.
+        let moved = self.log.moved(self.base.as_ref(), self.size, &[], self.attempts.is_empty());
         self.attempts.iter().map(|attempt| self.log.attempt(attempt.commit, attempt.size)).last().unwrap_or(moved)
     }
 

@@ -449,7 +449,7 @@ fn a_server_that_is_killed_before_or_after_any_call_of_the_store_loses_nothing()
             live(rig.check(&disk.survivors(Loss::Kill), &reached, &what));
             store.calls.load(Ordering::Relaxed) >= call
         });
-        assert!(calls > 15, "{calls} calls are too few to be all of them");
+        assert!(calls > 10, "{calls} calls are too few to be all of them");
     }
 }
 
@@ -465,6 +465,6 @@ fn any_call_of_the_store_may_fail_or_lose_its_answer_and_nothing_is_lost() {
             live(rig.check(&disk.survivors(Loss::Kill), &reached, &what));
             store.calls.load(Ordering::Relaxed) >= call
         });
-        assert!(calls > 15, "{calls} calls are too few to be all of them");
+        assert!(calls > 10, "{calls} calls are too few to be all of them");
     }
 }
