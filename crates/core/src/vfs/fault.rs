@@ -84,6 +84,9 @@ impl StoreFault {
             None => Error::new(errno, message),
         }
         .with("path", path);
+        if errno == Errno::RoFs {
+            error = error.with("reason", &self);
+        }
         if let Some(max) = limit {
             error = error.with("max", max);
         }

@@ -393,3 +393,36 @@ async fn a_read_does_not_wait_for_a_write_back_that_hangs() {
     assert_eq!(seen.await.expect("it answers"), b"old");
     writer.abort();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_objects_of_10_000_changes_are_collected() {
+    let (client, tally) = Counted::over(memory());
+    let (collect_every, keep) = (Duration::from_millis(500), Duration::from_secs(1));
+    let options = LogOptions { collect_every, keep, poll: Duration::from_millis(100), has_if_match: true };
+    let store = LogLayout::new(Arc::clone(&client), Path::from("mount"), false, options);
+    let mut stat = store.write_back("f", change(Base::Missing, GIB, &[])).await.expect("it is made");
+    let started = std::time::Instant::now();
+    for n in 0..10_000u64 {
+        let page = (n * 7919) % 1024 * 4096;
+        let mark = [n.to_le_bytes()[0]; 4096];
+        stat = store.write_back("f", change(at(&stat), GIB, &[(page, &mark)])).await.expect("it is written");
+    }
+    let took = started.elapsed();
+    let written = tally.bytes.load(Ordering::SeqCst);
+    let settled = async {
+        loop {
+            let all = objects(&client).await;
+            let bytes: u64 = all.values().sum();
+            // 1,024 pages are live: 4 MiB.
+            if all.len() < 600 && bytes < 16 << 20 {
+                return (all.len(), bytes);
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    let left = tokio::time::timeout(Duration::from_mins(1), settled).await;
+    let now: u64 = objects(&client).await.values().sum();
+    println!("10,000 pages in {took:?}: {written} bytes written; left (objects, bytes) {left:?}, now {now} bytes");
+    assert!(left.is_ok(), "the bucket grows: {:?}", objects(&client).await.len());
+    store.close().await.expect("it closes");
+}
