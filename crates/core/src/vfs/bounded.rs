@@ -33,6 +33,8 @@ pub struct BoundedStore {
     /// Room for write-backs, in MiB. First come, first served.
     room: Semaphore,
     room_mib: u32,
+    /// The prefix of its mount, for faults that name it.
+    mount: Arc<str>,
 }
 
 impl BoundedStore {
@@ -43,11 +45,17 @@ impl BoundedStore {
         let room_mib = u32::try_from(write_bytes.max(WRITE_BACK_BYTES_MAX) / MIB).unwrap_or(u32::MAX);
         // A semaphore holds at most usize::MAX / 8 permits, which a u32 is below on 64 bits.
         let room = Semaphore::new(usize::try_from(room_mib).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS));
-        Self { inner, time, room, room_mib }
+        Self { inner, time, room, room_mib, mount: Arc::from("") }
+    }
+
+    /// As the store of the mount with this prefix.
+    #[must_use]
+    pub fn of_mount(self, prefix: &str) -> Self {
+        Self { mount: Arc::from(prefix), ..self }
     }
 
     async fn within<T>(&self, call: impl Future<Output = StoreResult<T>> + Send) -> StoreResult<T> {
-        timed(self.time, call).await
+        timed(self.time, call).await.map_err(|fault| fault.of_mount(&self.mount))
     }
 
     /// Waits for room. Each holder has a time limit of its own, so the wait ends.
@@ -90,7 +98,7 @@ impl FileStore for BoundedStore {
     async fn write_back(&self, name: &str, change: WriteBack) -> StoreResult<Stat> {
         let limit = self.time.saturating_add(Duration::from_secs(change.size / MIB));
         let _room = self.admit(&change).await?;
-        timed(limit, self.inner.write_back(name, change)).await
+        timed(limit, self.inner.write_back(name, change)).await.map_err(|fault| fault.of_mount(&self.mount))
     }
 
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> StoreResult<Vec<Listed>> {
