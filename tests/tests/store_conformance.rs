@@ -1,11 +1,13 @@
-//! The layout `object` on S3: it keeps every promise of a store on one that honours preconditions, and a
+//! The layouts `object` and `log` on S3: they keep every promise of a store on one that honours preconditions, and a
 //! server does not write to one that ignores them.
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use std::sync::Arc;
 
+use mmap_core::vfs::FileStore;
 use mmap_core::vfs::conformance::{Bench, run_all};
+use mmap_core::vfs::log::{LogLayout, LogOptions};
 use mmap_core::vfs::object::{ObjectLayout, ObjectOptions};
 use mmap_proto::reason::Reason;
 use mmap_proto::v1;
@@ -27,6 +29,15 @@ async fn the_layout_object_keeps_its_promises_on_s3() {
     run_all(&Bench::new(&store, &other, "")).await;
     let left = moto.python("print(s3.list_objects_v2(Bucket='bucket').get('KeyCount'))");
     assert_eq!(String::from_utf8(left).unwrap().trim(), "0", "the suite leaves objects behind");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_layout_log_keeps_its_promises_on_s3() {
+    let Some(moto) = available(Moto::start()) else { return };
+    let store = LogLayout::new(Arc::new(moto.store()), Path::from("conformance"), false, LogOptions::default());
+    // There is one writer: it is its own outside writer.
+    run_all(&Bench::new(&store, &store, "")).await;
+    store.close().await.unwrap();
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
+use mmap_core::error::Errno;
 use mmap_core::manager::MmapManager;
 use mmap_core::vfs::Mount;
 use mmap_proto::v1::file_service_server::SERVICE_NAME as FILE_SERVICE;
@@ -141,6 +142,15 @@ pub(crate) struct MountHealth {
     url: String,
     /// Why it does not answer.
     trouble: Option<String>,
+    /// It answered, and can never be served: what lies there is not what the mount says.
+    refused: bool,
+}
+
+impl MountHealth {
+    /// Why it can never be served, if so.
+    pub(crate) fn refusal(&self) -> Option<&str> {
+        self.trouble.as_deref().filter(|_| self.refused)
+    }
 }
 
 impl fmt::Display for MountHealth {
@@ -154,9 +164,10 @@ impl fmt::Display for MountHealth {
 }
 
 async fn ask(mount: &Mount) -> MountHealth {
-    let trouble = match timeout(CHECK_TIME, mount.check()).await {
-        Ok(answer) => answer.err().map(|error| error.message().to_owned()),
-        Err(_) => Some(format!("no answer within {} s", CHECK_TIME.as_secs())),
+    let (trouble, refused) = match timeout(CHECK_TIME, mount.check()).await {
+        Ok(Ok(())) => (None, false),
+        Ok(Err(error)) => (Some(error.message().to_owned()), error.errno() == Errno::NotSup),
+        Err(_) => (Some(format!("no answer within {} s", CHECK_TIME.as_secs())), false),
     };
-    MountHealth { prefix: mount.prefix().to_owned(), url: mount.url().to_owned(), trouble }
+    MountHealth { prefix: mount.prefix().to_owned(), url: mount.url().to_owned(), trouble, refused }
 }

@@ -91,7 +91,8 @@ impl Server {
     /// Takes the addresses, opens the state directory and the mounts, and asks each mount for a sign of life.
     ///
     /// # Errors
-    /// What is in the way. A mount that does not answer is not: the server serves, and its health says so.
+    /// What is in the way. A mount that does not answer is not: the server serves, and its health says so. One
+    /// that answers, and where something else lies than the mount says, is.
     pub async fn bind(config: Config) -> Result<Self, ServerError> {
         let mut listeners = Vec::new();
         for addr in &config.listen {
@@ -100,6 +101,9 @@ impl Server {
         let (manager, mounts, recovered) = open_core(&config).await?;
         let health = Health::new(mounts, Arc::clone(&manager)).await;
         let mounts = health.check().await;
+        if let Some(refusal) = mounts.iter().find_map(MountHealth::refusal) {
+            return Err(ServerError::Config(refusal.to_owned()));
+        }
         manager.settle(SETTLE_TIME).await;
         Ok(Self { config, listeners, manager, health, mounts, recovered })
     }

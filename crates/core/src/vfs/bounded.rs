@@ -29,17 +29,25 @@ pub struct BoundedStore {
     inner: Arc<dyn FileStore>,
     /// For a call that moves few bytes.
     time: Duration,
+    /// The prefix of its mount, for faults that name it.
+    mount: Arc<str>,
 }
 
 impl BoundedStore {
     /// `time` is what a call that moves few bytes may take; a write-back gets a second more for each MiB of its
     /// file.
     pub fn new(inner: Arc<dyn FileStore>, time: Duration) -> Self {
-        Self { inner, time }
+        Self { inner, time, mount: Arc::from("") }
+    }
+
+    /// As the store of the mount with this prefix.
+    #[must_use]
+    pub fn of_mount(self, prefix: &str) -> Self {
+        Self { mount: Arc::from(prefix), ..self }
     }
 
     async fn within<T>(&self, call: impl Future<Output = StoreResult<T>> + Send) -> StoreResult<T> {
-        timed(self.time, call).await
+        timed(self.time, call).await.map_err(|fault| fault.of_mount(&self.mount))
     }
 }
 
@@ -70,7 +78,7 @@ impl FileStore for BoundedStore {
 
     async fn write_back(&self, name: &str, change: WriteBack) -> StoreResult<Stat> {
         let limit = self.time.saturating_add(Duration::from_secs(change.size / MIB));
-        timed(limit, self.inner.write_back(name, change)).await
+        timed(limit, self.inner.write_back(name, change)).await.map_err(|fault| fault.of_mount(&self.mount))
     }
 
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> StoreResult<Vec<Listed>> {

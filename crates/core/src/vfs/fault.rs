@@ -1,6 +1,7 @@
 //! [`StoreFault`]: what can go wrong with a store, and its translation into the caller's errors.
 
 use std::error::Error as StdError;
+use std::sync::Arc;
 
 use super::version::Version;
 use crate::error::{Errno, Error};
@@ -35,7 +36,10 @@ pub enum StoreFault {
     Unsupported(String),
     /// Another server has taken the store over.
     #[error("fenced: another server has opened this mount since; restart this one or stop the other")]
-    Fenced,
+    Fenced {
+        /// The mount's prefix, once the mount has filled it in.
+        mount: Option<Arc<str>>,
+    },
     /// The store refused for lack of rights.
     #[error("the store refused it for lack of rights")]
     Denied(#[source] Box<dyn StdError + Send + Sync>),
@@ -56,6 +60,14 @@ impl StoreFault {
         Self::Failed(what.into(), Some(Box::new(source)))
     }
 
+    /// Another server has taken the store over.
+    pub(super) const FENCED: Self = Self::Fenced { mount: None };
+
+    /// The same fault, as one of the mount with this prefix.
+    pub(super) fn of_mount(self, prefix: &Arc<str>) -> Self {
+        if let Self::Fenced { .. } = self { Self::Fenced { mount: Some(Arc::clone(prefix)) } } else { self }
+    }
+
     /// It did not answer in time.
     pub fn timed_out(seconds: u64) -> Self {
         Self::Failed(format!("the store did not answer within {seconds} s"), None)
@@ -69,7 +81,7 @@ impl StoreFault {
             Self::Exists => Errno::Exist,
             Self::BadName(_) | Self::TooLarge { .. } => Errno::Inval,
             Self::Unsupported(_) => Errno::NotSup,
-            Self::Fenced => Errno::RoFs,
+            Self::Fenced { .. } => Errno::RoFs,
             Self::Corrupt(_) => Errno::UClean,
             Self::Denied(_) | Self::Full(_) | Self::Failed(..) => Errno::Io,
         };
@@ -84,6 +96,9 @@ impl StoreFault {
             None => Error::new(errno, message),
         }
         .with("path", path);
+        if let Self::Fenced { mount } = &self {
+            error = error.with("mount", mount.as_deref().unwrap_or_default()).with("reason", &self);
+        }
         if let Some(max) = limit {
             error = error.with("max", max);
         }

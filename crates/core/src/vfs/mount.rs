@@ -84,7 +84,7 @@ impl Mount {
     }
 
     fn bind(prefix: String, url: String, store: Arc<dyn FileStore>, access: Access, limits: &Limits) -> Self {
-        let store = Arc::new(BoundedStore::new(store, limits.store_timeout));
+        let store = Arc::new(BoundedStore::new(store, limits.store_timeout).of_mount(&prefix));
         Self {
             prefix,
             url,
@@ -152,7 +152,7 @@ impl Mount {
         let (prefix, url) = (&self.prefix, &self.url);
         let errno = match fault {
             StoreFault::Unsupported(_) => Errno::NotSup,
-            StoreFault::Fenced => Errno::RoFs,
+            StoreFault::Fenced { .. } => Errno::RoFs,
             StoreFault::Missing
             | StoreFault::Exists
             | StoreFault::Changed
@@ -164,7 +164,9 @@ impl Mount {
             | StoreFault::Failed(..) => Errno::Io,
         };
         let error = Error::new(errno, format!("the store {url} of the mount {prefix} failed: {fault}"));
-        let error = error.with("mount", prefix).with("url", url).caused_by(fault);
+        let error = error.with("mount", prefix).with("url", url);
+        let error = if errno == Errno::RoFs { error.with("reason", &fault) } else { error };
+        let error = error.caused_by(fault);
         if errno == Errno::Io { error.retry_after(std::time::Duration::from_secs(1)) } else { error }
     }
 

@@ -142,7 +142,7 @@ pub(super) async fn next(scan: &mut DbIterator) -> StoreResult<Option<KeyValue>>
 pub(super) fn fault(error: Error) -> StoreFault {
     let what = error.to_string();
     match error.kind() {
-        ErrorKind::Closed(CloseReason::Fenced) => StoreFault::Fenced,
+        ErrorKind::Closed(CloseReason::Fenced) => StoreFault::FENCED,
         ErrorKind::Data if !is_gone(&error) => StoreFault::Corrupt(what),
         ErrorKind::Data
         | ErrorKind::Closed(_)

@@ -89,7 +89,7 @@ impl Shelf {
             *shelf.state.lock() = match &opened {
                 Ok(Database::Nothing) => State::Shut(None),
                 Ok(database) => State::Open(database.clone()),
-                Err(StoreFault::Fenced) => State::Fenced,
+                Err(StoreFault::Fenced { .. }) => State::Fenced,
                 Err(_) => return opened,
             };
             opened
@@ -133,7 +133,7 @@ impl Shelf {
         let mut state = self.state.lock();
         let (database, reason) = match &*state {
             State::Shut(_) => return Ok(None),
-            State::Fenced => return Err(StoreFault::Fenced),
+            State::Fenced => return Err(StoreFault::FENCED),
             State::Closed => return Err(StoreFault::Failed("the mount is closed".into(), None)),
             State::Open(database) => match database.closed() {
                 None => return Ok(Some(database.clone())),
@@ -149,7 +149,7 @@ impl Shelf {
                 tracing::debug!(%error, "a database that ended was closed");
             }
         });
-        if is_fenced { Err(StoreFault::Fenced) } else { Ok(None) }
+        if is_fenced { Err(StoreFault::FENCED) } else { Ok(None) }
     }
 
     async fn open_now(self: &Arc<Self>) -> StoreResult<Database> {

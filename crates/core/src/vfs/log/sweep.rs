@@ -29,7 +29,7 @@ pub(super) async fn run(locks: Arc<Locks>, writer: Arc<Writer>) {
         loop {
             match sweep_all(&locks, &writer).await {
                 Ok(()) => writer.swept.notified().await,
-                Err(StoreFault::Fenced) => return,
+                Err(StoreFault::Fenced { .. }) => return,
                 Err(error) => {
                     tracing::debug!(%error, "the sweep is tried again");
                     tokio::time::sleep(PAUSE).await;

@@ -79,7 +79,7 @@ async fn a_page_of_a_sparse_1_gib_file_uploads_less_than_256_kib() {
     store.write_back("f", change(at(&made), GIB, &[(GIB / 2, &[7; 4096])])).await.expect("it is written");
     let (puts, bytes) = (tally.puts.load(Ordering::SeqCst), tally.bytes.load(Ordering::SeqCst));
     println!("one page of 1 GiB: {puts} PUT, {bytes} bytes");
-    assert!(bytes <= 256 * 1024 && bytes >= 4096, "{bytes} bytes in {puts} PUTs");
+    assert!((4096..=256 * 1024).contains(&bytes), "{bytes} bytes in {puts} PUTs");
     assert_eq!(read(&store, "f", GIB / 2, GIB / 2 + 4096).await, [7; 4096]);
     store.close().await.expect("it closes");
 }
@@ -299,11 +299,11 @@ async fn a_second_server_fences_the_first() {
     let seen = second.stat("f").await.expect("the second server opens it");
     assert_eq!(seen.version, made.version);
     let refused = first.write_back("f", change(at(&made), 5, &[(0, b"stale")])).await;
-    assert!(matches!(refused, Err(StoreFault::Fenced)), "{refused:?}");
+    assert!(matches!(refused, Err(StoreFault::Fenced { .. })), "{refused:?}");
     second.write_back("f", change(at(&seen), 6, &[(0, b"second")])).await.expect("it is written");
     for _ in 0..2 {
-        assert!(matches!(first.stat("f").await, Err(StoreFault::Fenced)), "it stays fenced");
-        assert!(matches!(first.ping().await, Err(StoreFault::Fenced)));
+        assert!(matches!(first.stat("f").await, Err(StoreFault::Fenced { .. })), "it stays fenced");
+        assert!(matches!(first.ping().await, Err(StoreFault::Fenced { .. })));
     }
     assert_eq!(read(&second, "f", 0, 6).await, b"second");
     let third = reader(&client);
@@ -392,4 +392,37 @@ async fn a_read_does_not_wait_for_a_write_back_that_hangs() {
     });
     assert_eq!(seen.await.expect("it answers"), b"old");
     writer.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_objects_of_10_000_changes_are_collected() {
+    let (client, tally) = Counted::over(memory());
+    let (collect_every, keep) = (Duration::from_millis(500), Duration::from_secs(1));
+    let options = LogOptions { collect_every, keep, poll: Duration::from_millis(100), has_if_match: true };
+    let store = LogLayout::new(Arc::clone(&client), Path::from("mount"), false, options);
+    let mut stat = store.write_back("f", change(Base::Missing, GIB, &[])).await.expect("it is made");
+    let started = std::time::Instant::now();
+    for n in 0..10_000u64 {
+        let page = (n * 7919) % 1024 * 4096;
+        let mark = [n.to_le_bytes()[0]; 4096];
+        stat = store.write_back("f", change(at(&stat), GIB, &[(page, &mark)])).await.expect("it is written");
+    }
+    let took = started.elapsed();
+    let written = tally.bytes.load(Ordering::SeqCst);
+    let settled = async {
+        loop {
+            let all = objects(&client).await;
+            let bytes: u64 = all.values().sum();
+            // 1,024 pages are live: 4 MiB.
+            if all.len() < 600 && bytes < 16 << 20 {
+                return (all.len(), bytes);
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    let left = tokio::time::timeout(Duration::from_mins(1), settled).await;
+    let now: u64 = objects(&client).await.values().sum();
+    println!("10,000 pages in {took:?}: {written} bytes written; left (objects, bytes) {left:?}, now {now} bytes");
+    assert!(left.is_ok(), "the bucket grows: {:?}", objects(&client).await.len());
+    store.close().await.expect("it closes");
 }
