@@ -21,6 +21,8 @@ mod open;
 mod counted;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod crash_tests;
 
 use std::fmt;
 use std::sync::Arc;

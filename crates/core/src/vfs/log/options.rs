@@ -2,7 +2,7 @@
 //!
 //! The memory of one mount beyond `--memory`: up to 64 MiB of changes that are not in tables yet
 //! ([`UNFLUSHED_MAX`]), of which the table being filled is 8 MiB; 16 MiB of indexes; and, while a compaction
-//! runs, 2 MiB for each of its at most 9 inputs and a table's part being uploaded.
+//! runs, 2 MiB for each of its at most 8 inputs and a table's part being uploaded.
 
 use std::time::Duration;
 
