@@ -78,7 +78,7 @@ impl File {
             state.committing = true;
             (state.remember(Attempt { commit, size, outdates: true }), Committing(self))
         };
-        self.attempt_journaled(said).await?;
+        self.attempt_journaled(said).await;
         let stat = store.write_back(&self.location.name, WriteBack { base, size, patches, commit }).await?;
         let version = stat.version.clone();
         let said = self.show_runs(runs, stat, made);

@@ -189,7 +189,7 @@ impl File {
             let base = Base::At { version, size: state.size };
             (self.begin(&mut state, base, None, patches), CutGuard { file: self, cut })
         };
-        self.attempt_journaled(said).await?;
+        self.attempt_journaled(said).await;
         let stat = self.location.mount.store().write_back(&self.location.name, change).await?;
         let cut = std::mem::take(&mut guard.cut);
         let version = stat.version.clone();
@@ -203,10 +203,12 @@ impl File {
         Ok((cut, Some(version)))
     }
 
-    /// Before the store is asked: a server that is killed after that must know its own change again.
-    pub(super) async fn attempt_journaled(&self, said: Lsn) -> StoreResult<()> {
-        let journaled = self.shared.journaled(said).await;
-        journaled.map_err(|error| StoreFault::failed("the journal cannot take what is about to be changed", error))
+    /// Before the store is asked: a server that is killed after that must know its own change again. A journal that
+    /// has failed is no reason not to store what is unsynced, but one to hurry.
+    pub(super) async fn attempt_journaled(&self, said: Lsn) {
+        if let Err(error) = self.shared.journaled(said).await {
+            tracing::warn!(path = %self.path, ?error, "the journal has failed; what is unsynced is stored all the same");
+        }
     }
 
     /// The store has the change, whether the journal learns of it or not: without it the next server takes pages
@@ -341,7 +343,7 @@ impl File {
             let mut state = self.state.write();
             (self.begin(&mut state, base, Some(size), Vec::new()), CutGuard { file: self, cut: Cut::default() })
         };
-        self.attempt_journaled(said).await?;
+        self.attempt_journaled(said).await;
         let stat = store.write_back(&self.location.name, change).await?;
         let version = stat.version.clone();
         let said = {

@@ -5,6 +5,7 @@
 //! - `registered`: a mapping as its file knows it
 //! - `log`: what the file says in the journal
 //! - `state`: what is known of the file, under one reader-writer lock; pure
+//! - `say`: what the state says in the journal of writes and mappings
 //! - `observe`: asking the store what it has, and making sense of it
 //! - `fetch`: bringing missing blocks in, one fetch a block
 //! - `access`: reads and writes at one instant
@@ -22,6 +23,7 @@ mod queue;
 mod registered;
 mod log;
 mod state;
+mod say;
 mod observe;
 mod fetch;
 mod access;

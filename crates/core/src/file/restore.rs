@@ -12,10 +12,18 @@ use crate::journal::replay::LiveFile;
 use crate::journal::{Journal, Lsn};
 use crate::overlay::Spilled;
 use crate::spill::InHand;
-use crate::units::{BLOCK_SIZE, BlockIndex, PageIndex, PageMask};
+use crate::units::{BLOCK_SIZE, BlockIndex, ByteRange, PageIndex, PageMask};
+use crate::vfs::Stat;
 
 /// Mappings, private pages or blocks that are said between two looks at how far the journal's writer is.
 const SAID_AT_ONCE: usize = 64;
+
+/// Whether a page's bytes are the store's at `part` of a block, of which it has `stored`; zeros are behind its end.
+fn is_same(page: &[u8], stored: &[u8], part: std::ops::Range<usize>) -> bool {
+    let there = stored.get(part.start.min(stored.len())..part.end.min(stored.len())).unwrap_or_default();
+    let (head, tail) = page.split_at(there.len().min(page.len()));
+    !there.is_empty() && head == there && tail.iter().all(|byte| *byte == 0)
+}
 
 /// Spilled pages of a private mapping.
 type Pages = Vec<(PageIndex, Spilled)>;
@@ -98,15 +106,41 @@ impl File {
     }
 
     async fn settle_holding_commit(&self) -> Result<()> {
-        self.refresh_holding_commit().await?;
+        let seen = self.refresh_holding_commit().await?;
+        if let Some(seen) = seen.filter(|_| self.is_stale()) {
+            self.give_up_what_is_stored(&seen).await?;
+        }
         if self.is_stale() {
             self.keep_aside(WHOLE, "the file changed in its store while the server was away", |state| {
                 state.forget(WHOLE, |_| true);
             })
             .await?;
-            self.refresh_holding_commit().await?;
         }
+        self.refresh_holding_commit().await?;
         self.state.write().unsettled = false;
+        Ok(())
+    }
+
+    /// Unsynced pages that the store has just so are no conflict: they were stored, and the journal did not learn
+    /// of it, because its disk failed or lost power.
+    async fn give_up_what_is_stored(&self, seen: &Stat) -> Result<()> {
+        let blocks: Vec<BlockIndex> = self.state.read().unsynced_in(WHOLE).map(|(block, ..)| block).collect();
+        for block in blocks {
+            let range = block.range().intersect(ByteRange::new(0, seen.size));
+            if range.is_empty() {
+                continue;
+            }
+            let stored = self.location.mount.store().read(&self.location.name, &seen.version, range).await;
+            let stored = stored.map_err(|fault| fault.into_error(&self.path))?.concat();
+            let mut state = self.state.write();
+            let same: Vec<PageIndex> = state
+                .unsynced_pages(block.range())
+                .into_iter()
+                .filter(|(page, data)| is_same(data, &stored, page.range().within(block)))
+                .map(|(page, _)| page)
+                .collect();
+            state.forget(block.range(), |page| same.contains(&page));
+        }
         Ok(())
     }
 
