@@ -180,7 +180,7 @@ fn a_wrong_setting_is_refused_with_a_sentence_and_2() {
         (["--mount", "/x=ftp://host"], "ftp"),
         (["--memory", "lots"], "lots"),
         (["--listen", "nowhere"], "nowhere"),
-        (["--durability", "disk"], "journal"),
+        (["--durability", "safe"], "memory, process, disk"),
         (["--mount", "x=memory:"], "x"),
         (["--config", "/does/not/exist.toml"], "/does/not/exist.toml"),
     ] {

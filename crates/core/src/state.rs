@@ -79,6 +79,12 @@ impl StateDir {
         Self { folder: None, ids: Mutex::new(Ids { next: 1, reserved_to: u64::MAX }), _lock: None }
     }
 
+    /// Never answers `id` or one before it any more: it is a mapping's that came back.
+    pub fn pass(&self, id: MmapId) {
+        let mut ids = self.ids.lock();
+        ids.next = ids.next.max(id.0.saturating_add(1));
+    }
+
     /// The directory, if there is one.
     pub fn path(&self) -> Option<&Path> {
         self.folder.as_deref()
@@ -95,7 +101,7 @@ impl StateDir {
     /// EIO if the directory cannot take the reservation.
     pub fn new_id(&self) -> Result<MmapId> {
         let mut ids = self.ids.lock();
-        if ids.next == ids.reserved_to {
+        if ids.next >= ids.reserved_to {
             self.reserve(&mut ids)?;
         }
         let id = ids.next;

@@ -19,7 +19,7 @@ pub struct Mark(Lsn);
 impl Journal {
     /// Resolves when the segments take more than what [`Journal::set_checkpoint_at`] said, or when the disk is
     /// full and there are segments that a checkpoint could free. It resolves again as long as that is so: who
-    /// could not change it should wait before asking again.
+    /// could not change it should wait before asking again. Never resolves when the journal has ended.
     pub async fn wants_checkpoint(&self) {
         let mut space = self.shared.space.subscribe();
         let wanted = space.wait_for(|space| {

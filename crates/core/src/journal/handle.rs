@@ -54,7 +54,8 @@ impl Drop for Thread {
 }
 
 impl Journal {
-    /// Hands every record there is to `replay`, in order, and opens the journal behind them. Blocks.
+    /// Hands every record there is to `replay`, in order, and opens the journal behind them. Blocks. What
+    /// `replay` has built is to be thrown away on an error: damage may be found behind what was replayed.
     ///
     /// # Errors
     /// What `replay` answers; `Errno::UClean` for acknowledged records that cannot be read (unless that is
@@ -222,9 +223,10 @@ impl Journal {
         match ended {
             Some(Ended { error, clean: false }) => Err(error),
             Some(Ended { clean: true, .. }) | None => {
-                // It has nothing left to do but to return.
-                let handle = self.thread.handle.lock().take();
-                handle.map_or(Ok(()), JoinHandle::join).map_err(|_| stopped())
+                // It has nothing left to do but to close its files.
+                let Some(handle) = self.thread.handle.lock().take() else { return Ok(()) };
+                let joined = tokio::task::spawn_blocking(move || handle.join()).await;
+                joined.map_err(|_| stopped())?.map_err(|_| stopped())
             }
         }
     }

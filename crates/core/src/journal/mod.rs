@@ -15,6 +15,8 @@ mod frame;
 mod options;
 mod disk;
 mod folder;
+#[cfg(any(test, feature = "test-support"))]
+pub mod sim;
 mod scan;
 mod segments;
 mod queue;
@@ -22,6 +24,13 @@ mod writer;
 mod open;
 mod handle;
 mod checkpoint;
+
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod damage_tests;
+#[cfg(test)]
+mod tests;
 
 pub use checkpoint::Mark;
 pub use disk::{Disk, DiskFile};

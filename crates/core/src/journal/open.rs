@@ -11,6 +11,7 @@ use super::frame;
 use super::options::{Lsn, Options};
 use super::scan::{Damage, Scan, kept_name_of, name_of, scan};
 use super::segments::Chain;
+use super::writer::is_full;
 use crate::error::{Errno, Error, Result};
 
 /// What was found when a journal was opened.
@@ -56,8 +57,7 @@ pub(super) fn start(
         tracing::info!(bytes = scan.torn_bytes, "the journal's last write was cut off; it was not acknowledged");
     }
     secure(&*disk, &scan)?;
-    let used: Vec<(u64, u64)> = scan.used.iter().copied().filter(|(number, _)| !scan.dead.contains(number)).collect();
-    let mut chain = Chain::new(Arc::clone(&disk), options.segment_bytes, scan.next_number, &used);
+    let mut chain = Chain::new(Arc::clone(&disk), options.segment_bytes, scan.next_number, &scan.live);
     let written = begin(&*disk, &mut chain, &scan)?;
     for &number in &scan.dead {
         disk.remove(&name_of(number)).map_err(|source| failed(&*disk, "removed", &name_of(number), source))?;
@@ -72,11 +72,12 @@ fn secure(disk: &dyn Disk, scan: &Scan) -> Result<()> {
         let name = name_of(number);
         disk.keep(&name, &kept_name_of(number)).map_err(|source| failed(disk, "kept", &name, source))?;
     }
-    for &(number, _) in &scan.used {
+    for &(number, _) in &scan.live {
         let name = name_of(number);
         disk.sync(&name).map_err(|source| failed(disk, "synced", &name, source))?;
     }
-    for &number in &scan.empty {
+    // At once: a later scan could take what lies behind a torn end for the journal's beginning.
+    for &number in &scan.useless {
         let name = name_of(number);
         disk.remove(&name).map_err(|source| failed(disk, "removed", &name, source))?;
     }
@@ -88,7 +89,7 @@ fn secure(disk: &dyn Disk, scan: &Scan) -> Result<()> {
 fn begin(disk: &dyn Disk, chain: &mut Chain, scan: &Scan) -> Result<Lsn> {
     let before = scan.next - 1;
     if let Err(error) = chain.make(before) {
-        if scan.damage.is_some() {
+        if scan.damage.is_some() || !is_full(&error) {
             return Err(failed(disk, "continued", "", error));
         }
         tracing::warn!(%error, "the journal cannot make a segment yet");

@@ -264,6 +264,12 @@ impl Shared {
         self.acknowledged.load(Ordering::Acquire)
     }
 
+    /// Whether everything queued was taken by the writer.
+    #[cfg(test)]
+    pub(super) fn writer_has_all(&self) -> bool {
+        self.queue.lock().tail == 0
+    }
+
     pub(super) fn ended(&self) -> Option<Error> {
         self.queue.lock().ended.clone()
     }

@@ -49,10 +49,10 @@ pub struct Damage {
 /// What a journal's segments hold.
 #[derive(Debug)]
 pub(super) struct Scan {
-    /// Segments that hold anything but their head, oldest first, with their bytes.
-    pub(super) used: Vec<(u64, u64)>,
-    /// Segments that were never written.
-    pub(super) empty: Vec<u64>,
+    /// Segments with records of the chain, oldest first, with their bytes.
+    pub(super) live: Vec<(u64, u64)>,
+    /// Segments of no use: never written, or behind a torn end.
+    pub(super) useless: Vec<u64>,
     /// The number of the next segment.
     pub(super) next_number: u64,
     /// The next record's position.
@@ -65,7 +65,7 @@ pub(super) struct Scan {
     pub(super) damage: Option<Damage>,
     /// The segments with damage in them or behind it.
     pub(super) damaged: Vec<u64>,
-    /// Those of them that no record was replayed from.
+    /// Those of them that are of no use when they are kept under another name.
     pub(super) dead: Vec<u64>,
 }
 
@@ -87,8 +87,9 @@ struct End {
 struct Walk<'a> {
     disk: &'a dyn Disk,
     numbers: Vec<u64>,
-    used: Vec<(u64, u64)>,
-    empty: Vec<u64>,
+    live: Vec<(u64, u64)>,
+    /// Segments that are no part of the chain.
+    passed: Vec<u64>,
     /// The next record of the chain; none before the first.
     expected: Option<u64>,
     records: u64,
@@ -106,13 +107,18 @@ pub(super) fn scan(disk: &dyn Disk, accept_loss: bool, replay: &mut dyn FnMut(&[
     let kept = names.iter().filter_map(|name| number_of(name.strip_suffix(KEPT)?)).max();
     let last = numbers.last().copied().max(kept).unwrap_or(0);
     let next_number = last.checked_add(1).ok_or_else(|| not_ours(disk, last))?;
-    let mut walk = Walk { disk, numbers, used: Vec::new(), empty: Vec::new(), expected: None, records: 0 };
+    let mut walk = Walk { disk, numbers, live: Vec::new(), passed: Vec::new(), expected: None, records: 0 };
     walk.check_heads(accept_loss)?;
     let mut end = None;
     let mut at = walk.load_from(0, Segment::holds_something)?;
     while let Some((index, segment)) = at {
         let offset = walk.follow(&segment, replay)?;
         let next = walk.expected;
+        if next.is_some() {
+            walk.live.push((segment.number, segment.bytes.len() as u64));
+        } else {
+            walk.passed.push(segment.number);
+        }
         at = walk.load_from(index + 1, |segment| next.is_some_and(|next| segment.starts_with(next)))?;
         end = Some(End { index, offset, segment });
     }
@@ -146,18 +152,14 @@ impl Walk<'_> {
         Ok(Segment { number, head, foreign, bytes })
     }
 
-    /// The first segment from `index` on that `is_it`. Those that are passed are counted.
+    /// The first segment from `index` on that `is_it`.
     fn load_from(&mut self, index: usize, is_it: impl Fn(&Segment) -> bool) -> Result<Option<(usize, Segment)>> {
         for index in index..self.numbers.len() {
             let segment = self.load(self.numbers[index])?;
-            if segment.holds_something() {
-                self.used.push((segment.number, segment.bytes.len() as u64));
-            } else {
-                self.empty.push(segment.number);
-            }
             if is_it(&segment) {
                 return Ok(Some((index, segment)));
             }
+            self.passed.push(segment.number);
         }
         Ok(None)
     }
@@ -210,16 +212,17 @@ impl Walk<'_> {
         if damage.is_none() {
             damaged.clear();
         }
+        let dead: Vec<u64> = damaged.iter().copied().skip(recovered).collect();
         Ok(Scan {
-            used: self.used,
-            empty: self.empty,
+            live: self.live,
+            useless: self.passed.into_iter().filter(|number| !dead.contains(number)).collect(),
             next_number,
             next,
             records: self.records,
             torn_bytes: if damage.is_none() { rest.bytes } else { 0 },
             damage,
-            dead: damaged.iter().copied().skip(recovered).collect(),
             damaged,
+            dead,
         })
     }
 }
@@ -283,7 +286,9 @@ impl Damage {
     pub(super) fn error(&self, disk: &dyn Disk) -> Error {
         let segment = disk.shown(&self.segment);
         let message = format!(
-            "journal segment {segment} is damaged at offset {}: record {} was acknowledged and cannot be read, and {}              bytes with it; restore the segment, or start with --accept-journal-loss to recover everything before              it and keep the damaged segments as *{KEPT} in the same folder",
+            "journal segment {segment} is damaged at offset {}: record {} was acknowledged and cannot be read, and {} \
+             bytes with it; restore the segment, or start with --accept-journal-loss to recover everything before \
+             it and keep the damaged segments as *{KEPT} in the same folder",
             self.offset, self.lost.0, self.bytes
         );
         Error::new(Errno::UClean, message)
@@ -302,7 +307,8 @@ fn unreadable(shown: String, source: io::Error) -> Error {
 fn newer(disk: &dyn Disk, number: u64, version: u32) -> Error {
     let shown = disk.shown(&name_of(number));
     let message = format!(
-        "journal segment {shown} has format {version}, which this version does not know: start the version that wrote          it, or one at least as new"
+        "journal segment {shown} has format {version}, which this version does not know: start the version that wrote \
+             it, or one at least as new"
     );
     Error::new(Errno::NotSup, message).with("segment", shown).with("format", version)
 }
@@ -310,7 +316,8 @@ fn newer(disk: &dyn Disk, number: u64, version: u32) -> Error {
 fn not_ours(disk: &dyn Disk, number: u64) -> Error {
     let shown = disk.shown(&name_of(number));
     let message = format!(
-        "{shown} is no journal segment of mmapd: move it out of the folder, restore it, or start with          --accept-journal-loss to keep it under another name and recover what lies before it"
+        "{shown} is no journal segment of mmapd: move it out of the folder, restore it, or start with \
+             --accept-journal-loss to keep it under another name and recover what lies before it"
     );
     Error::new(Errno::UClean, message).with("segment", shown)
 }

@@ -45,8 +45,8 @@ pub(super) struct Chain {
 
 impl Chain {
     /// The chain behind the segments of earlier runs, given by number and bytes.
-    pub(super) fn new(disk: Arc<dyn Disk>, segment_bytes: u64, next_number: u64, used: &[(u64, u64)]) -> Self {
-        let old = used.iter().map(|&(number, bytes)| Old { number, bytes, first: 0 }).collect();
+    pub(super) fn new(disk: Arc<dyn Disk>, segment_bytes: u64, next_number: u64, live: &[(u64, u64)]) -> Self {
+        let old = live.iter().map(|&(number, bytes)| Old { number, bytes, first: 0 }).collect();
         Self { disk, segment_bytes, next_number, old, current: None, spare: None, unsynced: Vec::new() }
     }
 

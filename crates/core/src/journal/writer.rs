@@ -1,8 +1,9 @@
 //! The writer thread: takes what is queued, writes it at once, syncs it if asked, and says so; between two
 //! batches it makes the spare segment or removes an old one.
 //!
-//! A full disk is waited out: the batch stays until there is space. Any other failure to write, and any to
-//! sync, ends the journal for good: after such a failure nobody knows what the disk has.
+//! A full disk is waited out: the batch stays until there is space. Any other failure to write, or to make a
+//! segment when there is none left, and any to sync, ends the journal for good: after a failed write or sync
+//! nobody knows what the disk has.
 
 use std::collections::VecDeque;
 use std::io;
@@ -63,7 +64,8 @@ impl Drop for EndGuard {
     }
 }
 
-fn is_full(error: &io::Error) -> bool {
+/// Whether there is no space, which may pass.
+pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
@@ -147,7 +149,7 @@ impl Writer {
         while self.batch.at < self.batch.frames.len() && !self.stuck {
             let run = self.next_run();
             if run == 0 {
-                if !self.next_segment() {
+                if !self.next_segment()? {
                     break;
                 }
             } else if !self.write_run(run)? {
@@ -181,14 +183,18 @@ impl Writer {
         run
     }
 
-    fn next_segment(&mut self) -> bool {
+    /// Goes on to the next segment; false if the disk is full.
+    fn next_segment(&mut self) -> Result<bool> {
         if self.chain.rotate() {
-            // Once only: the mark stays in the segment that it begins.
             self.publish_space();
-            return true;
+            return Ok(true);
         }
         self.try_make();
-        self.trouble.is_none()
+        match &self.trouble {
+            None => Ok(true),
+            Some((error, _)) if error.errno() == Errno::DQuot => Ok(false),
+            Some((error, _)) => Err(error.clone()),
+        }
     }
 
     /// False if the disk is full.

@@ -32,6 +32,8 @@ mod race_tests;
 mod end_tests;
 #[cfg(test)]
 mod conflict_tests;
+#[cfg(test)]
+mod crash_tests;
 
 use std::sync::Arc;
 

@@ -74,6 +74,7 @@ impl MmapManager {
     }
 
     fn restore_mapping(&self, id: MmapId, live: LiveMapping) -> Result<()> {
+        self.state.pass(id);
         let process = self.processes.get_or_create(&live.owner, &self.shared.limits)?;
         process.add_mapping(id, &self.shared.limits)?;
         let bytes = live.own.len() as u64 * PAGE_SIZE;

@@ -11,10 +11,12 @@ use std::time::Duration;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{BackoffConfig, ClientConfigKey, ObjectStore, RetryConfig};
 
 use super::local::LocalLayout;
+use super::log::{LogLayout, LogOptions};
 use super::object::{Conditions, Identity, ObjectLayout, ObjectOptions};
 use super::partial::PartialContent;
 use super::spec::{Cloud, MountSpec, Options, Place};
@@ -43,7 +45,21 @@ const BACKOFF_FACTOR: f64 = 3.0;
 pub(super) fn open(spec: &MountSpec) -> Result<Arc<dyn FileStore>> {
     let refuse = |message: String| Error::invalid("mount", message).with("mount", spec.prefix());
     match spec.place() {
+        Place::Memory if spec.options().is_log() => Ok(Arc::new(LogLayout::in_memory())),
         Place::Memory => Ok(Arc::new(ObjectLayout::in_memory())),
+        Place::Folder(folder) if spec.options().is_log() => match LocalFileSystem::new_with_prefix(folder) {
+            // A folder has no conditional overwrite, and acknowledged writes survive power loss there only if
+            // they are fsynced.
+            Ok(client) => {
+                let options = LogOptions { has_if_match: false, ..LogOptions::default() };
+                Ok(log_layout(Arc::new(client.with_fsync(true)), Path::ROOT, spec, options))
+            }
+            Err(error) => {
+                let (prefix, folder) = (spec.prefix(), folder.display());
+                let message = format!("mount {prefix}: the folder {folder} cannot be opened: {error}");
+                Err(refuse(message).caused_by(error))
+            }
+        },
         Place::Folder(folder) => {
             let opened =
                 if spec.is_read_only() { LocalLayout::open_read_only(folder) } else { LocalLayout::open(folder) };
@@ -59,9 +75,16 @@ pub(super) fn open(spec: &MountSpec) -> Result<Arc<dyn FileStore>> {
                     .caused_by(error)
             })?;
             let root = Path::parse(keys).map_err(|error| refuse(format!("mount {}: {error}", spec.prefix())))?;
+            if options.is_log() {
+                return Ok(log_layout(client, root, spec, LogOptions::default()));
+            }
             Ok(Arc::new(ObjectLayout::new(client, root, object_options(*cloud, options))))
         }
     }
+}
+
+fn log_layout(client: Arc<dyn ObjectStore>, root: Path, spec: &MountSpec, options: LogOptions) -> Arc<dyn FileStore> {
+    Arc::new(LogLayout::new(client, root, spec.is_read_only(), options))
 }
 
 fn folder_message(spec: &MountSpec, folder: &FsPath, error: &io::Error) -> String {

@@ -108,6 +108,10 @@ impl FileStore for BoundedStore {
     async fn ping(&self) -> StoreResult<()> {
         self.within(self.inner.ping()).await
     }
+
+    async fn close(&self) -> StoreResult<()> {
+        self.within(self.inner.close()).await
+    }
 }
 
 #[cfg(test)]

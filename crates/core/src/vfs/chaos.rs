@@ -246,6 +246,10 @@ impl FileStore for ChaosStore {
     async fn ping(&self) -> StoreResult<()> {
         self.through(Call::Ping, self.inner.ping()).await
     }
+
+    async fn close(&self) -> StoreResult<()> {
+        self.inner.close().await
+    }
 }
 
 #[cfg(test)]

@@ -33,6 +33,9 @@ pub enum StoreFault {
     /// The store or the layout cannot do it.
     #[error("{0}")]
     Unsupported(String),
+    /// Another server has taken the store over.
+    #[error("fenced: another server has opened this mount since; restart this one or stop the other")]
+    Fenced,
     /// The store refused for lack of rights.
     #[error("the store refused it for lack of rights")]
     Denied(#[source] Box<dyn StdError + Send + Sync>),
@@ -66,6 +69,7 @@ impl StoreFault {
             Self::Exists => Errno::Exist,
             Self::BadName(_) | Self::TooLarge { .. } => Errno::Inval,
             Self::Unsupported(_) => Errno::NotSup,
+            Self::Fenced => Errno::RoFs,
             Self::Corrupt(_) => Errno::UClean,
             Self::Denied(_) | Self::Full(_) | Self::Failed(..) => Errno::Io,
         };

@@ -14,6 +14,7 @@ mod bounded;
 mod compose;
 pub mod local;
 pub mod object;
+pub mod log;
 mod spec;
 mod partial;
 mod backend;

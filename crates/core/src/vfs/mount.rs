@@ -150,7 +150,19 @@ impl Mount {
     /// The error of a call on the mount as a whole.
     pub(super) fn fault(&self, fault: StoreFault) -> Error {
         let (prefix, url) = (&self.prefix, &self.url);
-        let errno = if matches!(fault, StoreFault::Unsupported(_)) { Errno::NotSup } else { Errno::Io };
+        let errno = match fault {
+            StoreFault::Unsupported(_) => Errno::NotSup,
+            StoreFault::Fenced => Errno::RoFs,
+            StoreFault::Missing
+            | StoreFault::Exists
+            | StoreFault::Changed
+            | StoreFault::BadName(_)
+            | StoreFault::TooLarge { .. }
+            | StoreFault::Denied(_)
+            | StoreFault::Full(_)
+            | StoreFault::Corrupt(_)
+            | StoreFault::Failed(..) => Errno::Io,
+        };
         let error = Error::new(errno, format!("the store {url} of the mount {prefix} failed: {fault}"));
         let error = error.with("mount", prefix).with("url", url).caused_by(fault);
         if errno == Errno::Io { error.retry_after(std::time::Duration::from_secs(1)) } else { error }

@@ -152,4 +152,10 @@ pub trait FileStore: fmt::Debug + Send + Sync + 'static {
 
     /// A cheap sign of life.
     async fn ping(&self) -> StoreResult<()>;
+
+    /// Ends what runs in the background; nothing is asked of the store afterwards. What a write-back answered as
+    /// durable is durable without it.
+    async fn close(&self) -> StoreResult<()> {
+        Ok(())
+    }
 }

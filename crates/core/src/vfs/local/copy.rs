@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
+use super::disk::{Disk, Step};
 use super::inode::{growth_fault, io_fault};
 use crate::units::ByteRange;
 use crate::vfs::compose::{Piece, base_size, pieces};
@@ -37,14 +38,20 @@ impl Cancelled {
 }
 
 /// Fills `to` with the changed file's content, which is `from` patched. `to` is as long as it will be, and a hole.
-pub(super) fn fill(from: Option<&File>, to: &File, change: &WriteBack, cancelled: &Cancelled) -> StoreResult<()> {
+pub(super) fn fill(
+    disk: &Disk,
+    from: Option<&File>,
+    to: &File,
+    change: &WriteBack,
+    cancelled: &Cancelled,
+) -> StoreResult<()> {
     if let Some(from) = from {
         let end = change.size.min(base_size(&change.base));
         let mut at = 0;
         while let Some(data) = next_data(from, at, end)? {
             for piece in pieces(change, data) {
                 if let Piece::Base(range) = piece {
-                    copy(from, to, range, cancelled)?;
+                    copy(disk, from, to, range, cancelled)?;
                 }
             }
             at = data.end();
@@ -52,7 +59,7 @@ pub(super) fn fill(from: Option<&File>, to: &File, change: &WriteBack, cancelled
     }
     for patch in &change.patches {
         cancelled.check()?;
-        to.write_all_at(&patch.data, patch.offset).map_err(|error| growth_fault(error, change.size))?;
+        disk.write(to, &patch.data, patch.offset).map_err(|error| growth_fault(error, change.size))?;
     }
     Ok(())
 }
@@ -81,18 +88,25 @@ fn next_data(file: &File, at: u64, end: u64) -> StoreResult<Option<ByteRange>> {
     Ok((start < hole).then(|| ByteRange::new(start, hole)))
 }
 
-fn copy(from: &File, to: &File, range: ByteRange, cancelled: &Cancelled) -> StoreResult<()> {
+fn copy(disk: &Disk, from: &File, to: &File, range: ByteRange, cancelled: &Cancelled) -> StoreResult<()> {
     let (mut read_at, mut write_at) = (range.start(), range.start());
     while read_at < range.end() {
         cancelled.check()?;
         let step = usize::try_from((range.end() - read_at).min(STEP_BYTES)).unwrap_or(BUFFER_BYTES);
-        match rustix::fs::copy_file_range(from, Some(&mut read_at), to, Some(&mut write_at), step) {
+        let target = Step::Write(to, ByteRange::new(write_at, write_at + step as u64));
+        let mut copied = Ok(0);
+        let made = disk.step(target, || {
+            copied = rustix::fs::copy_file_range(from, Some(&mut read_at), to, Some(&mut write_at), step);
+            Ok(())
+        });
+        made.map_err(io_fault)?;
+        match copied {
             // The base is shorter than its version says: somebody changed it.
             Ok(0) => return Err(StoreFault::Changed),
             Ok(_) => {}
             Err(Errno::INTR) => {}
             Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM | Errno::BADF) => {
-                return copy_by_hand(from, to, ByteRange::new(read_at, range.end()), cancelled);
+                return copy_by_hand(disk, from, to, ByteRange::new(read_at, range.end()), cancelled);
             }
             Err(error) => return Err(growth_fault(error.into(), range.end())),
         }
@@ -100,7 +114,7 @@ fn copy(from: &File, to: &File, range: ByteRange, cancelled: &Cancelled) -> Stor
     Ok(())
 }
 
-fn copy_by_hand(from: &File, to: &File, range: ByteRange, cancelled: &Cancelled) -> StoreResult<()> {
+fn copy_by_hand(disk: &Disk, from: &File, to: &File, range: ByteRange, cancelled: &Cancelled) -> StoreResult<()> {
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut at = range.start();
     while at < range.end() {
@@ -112,7 +126,7 @@ fn copy_by_hand(from: &File, to: &File, range: ByteRange, cancelled: &Cancelled)
             return Err(StoreFault::Changed);
         }
         let part = part.get(..got).unwrap_or_default();
-        to.write_all_at(part, at).map_err(|error| growth_fault(error, range.end()))?;
+        disk.write(to, part, at).map_err(|error| growth_fault(error, range.end()))?;
         at += got as u64;
     }
     Ok(())

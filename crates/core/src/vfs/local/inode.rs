@@ -18,6 +18,7 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
+use super::disk::{Disk, Step};
 use crate::vfs::fault::{StoreFault, StoreResult};
 use crate::vfs::store::{CommitId, Stat};
 use crate::vfs::version::Version;
@@ -27,7 +28,7 @@ const COMMIT_ATTRIBUTE: &str = "user.mmapd.commit";
 /// What a version is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Identity {
-    inode: u64,
+    pub(super) inode: u64,
     mtime: (i64, i64),
     ctime: (i64, i64),
     pub(super) size: u64,
@@ -80,24 +81,34 @@ impl Identity {
 /// The file as it is now, with its commit.
 pub(super) fn stat_of(file: &File) -> StoreResult<Stat> {
     let identity = Identity::of_file(file)?;
+    let sealed = seal_of(file).filter(|(commit, text)| identity.seal(*commit) == *text);
+    Ok(Stat { commit: sealed.map(|(commit, _)| commit), ..identity.stat() })
+}
+
+/// The last commit that marked the file, whatever other programs did to it since.
+pub(super) fn last_commit(file: &File) -> Option<CommitId> {
+    seal_of(file).map(|(commit, _)| commit)
+}
+
+fn seal_of(file: &File) -> Option<(CommitId, String)> {
     let mut value = [0_u8; 256];
-    let commit = rustix::fs::fgetxattr(file, COMMIT_ATTRIBUTE, &mut value[..]).ok().and_then(|length| {
-        let text = std::str::from_utf8(value.get(..length)?).ok()?;
-        let commit = CommitId(uuid::Uuid::parse_str(text.split(' ').next()?).ok()?);
-        (identity.seal(commit) == text).then_some(commit)
-    });
-    Ok(Stat { commit, ..identity.stat() })
+    let length = rustix::fs::fgetxattr(file, COMMIT_ATTRIBUTE, &mut value[..]).ok()?;
+    let text = std::str::from_utf8(value.get(..length)?).ok()?;
+    let commit = uuid::Uuid::parse_str(text.split(' ').next()?).ok()?;
+    Some((CommitId(commit), text.to_owned()))
 }
 
 /// Gives the file's present content an mtime of its own and marks it with its commit, where the file system can.
 /// Nothing may be written to it afterwards.
-pub(super) fn mark(file: &File, commit: CommitId) -> StoreResult<()> {
+pub(super) fn mark(disk: &Disk, file: &File, commit: CommitId) -> StoreResult<()> {
     // Only the file's owner may set its times; with the kernel's own it is as safe as anybody's change.
-    if let Err(error) = file.set_modified(SystemTime::UNIX_EPOCH + unique_time()) {
+    let time = SystemTime::UNIX_EPOCH + unique_time();
+    if let Err(error) = disk.step(Step::Inode(file), || file.set_modified(time)) {
         tracing::debug!(%error, "a change is not given a time of its own");
     }
     let seal = Identity::of_file(file)?.seal(commit);
-    if let Err(error) = rustix::fs::fsetxattr(file, COMMIT_ATTRIBUTE, seal.as_bytes(), XattrFlags::empty()) {
+    let set = || Ok(rustix::fs::fsetxattr(file, COMMIT_ATTRIBUTE, seal.as_bytes(), XattrFlags::empty())?);
+    if let Err(error) = disk.step(Step::Inode(file), set) {
         tracing::debug!(%error, "the file system keeps no extended attributes, so a commit is not marked");
     }
     Ok(())

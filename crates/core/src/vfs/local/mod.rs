@@ -3,14 +3,24 @@
 //! All work is blocking system calls, made on the runtime's threads for those. A call whose caller has gone
 //! ends at its next step; a change that has passed its last check takes effect all the same.
 
+mod disk;
 mod inode;
 mod copy;
 mod root;
-mod read;
 mod temp;
+mod redo;
+mod pending;
+mod read;
 mod walk;
 mod write;
+mod in_place;
 
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod in_place_tests;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +33,7 @@ use bytes::Bytes;
 use cap_std::fs::MetadataExt;
 
 use self::copy::Cancelled;
+use self::disk::Disk;
 use self::inode::io_fault;
 use self::root::Root;
 use self::temp::{Temp, remove_leftovers};
@@ -47,14 +58,12 @@ impl Drop for CancelGuard {
 }
 
 impl LocalLayout {
-    /// The folder `folder`, to be read and written. A killed server's leftovers are removed.
+    /// The folder `folder`, to be read and written. What a killed server left is finished or removed.
     ///
     /// # Errors
     /// The folder is missing, is none, or may not be opened.
     pub fn open(folder: &Path) -> io::Result<Self> {
-        let layout = Self::open_read_only(folder)?;
-        remove_leftovers(&layout.root);
-        Ok(layout)
+        Ok(Self::started(Root::open(folder, false, Disk::default())?))
     }
 
     /// The folder `folder`, to be read only: nothing in it is touched.
@@ -62,7 +71,13 @@ impl LocalLayout {
     /// # Errors
     /// As [`LocalLayout::open`].
     pub fn open_read_only(folder: &Path) -> io::Result<Self> {
-        Ok(Self { root: Arc::new(Root::open(folder)?) })
+        Ok(Self { root: Arc::new(Root::open(folder, true, Disk::default())?) })
+    }
+
+    fn started(root: Root) -> Self {
+        root.finish_all();
+        remove_leftovers(&root);
+        Self { root: Arc::new(root) }
     }
 
     async fn blocking<T: Send + 'static>(
@@ -92,7 +107,7 @@ impl FileStore for LocalLayout {
 
     async fn stat(&self, name: &str) -> StoreResult<Stat> {
         let name = name.to_owned();
-        self.blocking(move |root, _| root.stat(Path::new(&name))).await
+        self.blocking(move |root, cancelled| root.stat(Path::new(&name), cancelled)).await
     }
 
     async fn read(&self, name: &str, version: &Version, range: ByteRange) -> StoreResult<Vec<Bytes>> {
@@ -115,14 +130,14 @@ impl FileStore for LocalLayout {
 
     async fn remove(&self, name: &str) -> StoreResult<()> {
         let name = name.to_owned();
-        self.blocking(move |root, _| root.remove(Path::new(&name))).await
+        self.blocking(move |root, cancelled| root.remove(Path::new(&name), cancelled)).await
     }
 
     async fn probe(&self) -> StoreResult<Writability> {
         self.blocking(|root, _| {
             let temp = Temp::create(root)?;
             temp.set_size(1)?;
-            temp.file.sync_all().map_err(io_fault)?;
+            root.disk.sync(&temp.file).map_err(io_fault)?;
             Ok(Writability::Safe)
         })
         .await

@@ -7,23 +7,54 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, Metadata, OpenOptions, OpenOptionsExt};
 use parking_lot::Mutex;
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use super::disk::Disk;
 use super::inode::io_fault;
+use crate::units::ByteRange;
 use crate::vfs::fault::{StoreFault, StoreResult};
+use crate::vfs::version::Version;
+
+/// Up to here a change writes the whole file beside and renames it, which leaves other readers the old content
+/// or the new at any moment. At 1 GB/s it costs 8 ms.
+const REWRITE_MAX: u64 = 8 * 1024 * 1024;
 
 /// The mount's folder.
 #[derive(Debug)]
 pub(super) struct Root {
     pub(super) dir: Dir,
+    pub(super) disk: Disk,
+    /// Nothing in the folder is touched.
+    pub(super) read_only: bool,
+    /// A change of a file that is larger than this, before and after, is made in place.
+    pub(super) rewrite_max: u64,
     /// Held from a change's last version check until it took effect, so that two changes cannot both pass the
     /// check. Not an async lock: it is held for a few system calls on a thread that may block.
     pub(super) changes: Mutex<()>,
+    /// The changes in place that are under way here.
+    pub(super) flights: Mutex<Vec<Arc<Flight>>>,
+}
+
+/// A change in place that is under way: what it leaves as it was can be read meanwhile.
+#[derive(Debug)]
+pub(super) struct Flight {
+    pub(super) inode: u64,
+    pub(super) base: Version,
+    /// What it changes, in order; the last one reaches to the end of any file if the size changes.
+    pub(super) changes: Vec<ByteRange>,
+}
+
+impl Flight {
+    fn leaves(&self, range: ByteRange) -> bool {
+        let first = self.changes.partition_point(|change| change.end() <= range.start());
+        self.changes.get(first).is_none_or(|change| change.start() >= range.end())
+    }
 }
 
 /// Where a name's file lies once links are followed.
@@ -40,8 +71,22 @@ pub(super) enum Access {
 }
 
 impl Root {
-    pub(super) fn open(folder: &Path) -> io::Result<Self> {
-        Ok(Self { dir: Dir::open_ambient_dir(folder, ambient_authority())?, changes: Mutex::new(()) })
+    pub(super) fn open(folder: &Path, read_only: bool, disk: Disk) -> io::Result<Self> {
+        let dir = Dir::open_ambient_dir(folder, ambient_authority())?;
+        let rewrite_max = REWRITE_MAX;
+        Ok(Self { dir, disk, read_only, rewrite_max, changes: Mutex::default(), flights: Mutex::default() })
+    }
+
+    /// The change in place that is under way from `version` of the file, if it leaves the bytes `range` alone.
+    pub(super) fn flight_beside(&self, inode: u64, version: &Version, range: ByteRange) -> Option<Arc<Flight>> {
+        let flights = self.flights.lock();
+        let beside = |flight: &&Arc<Flight>| flight.inode == inode && flight.base == *version && flight.leaves(range);
+        flights.iter().find(beside).cloned()
+    }
+
+    /// Whether it is still under way.
+    pub(super) fn is_in_flight(&self, flight: &Arc<Flight>) -> bool {
+        self.flights.lock().iter().any(|other| Arc::ptr_eq(other, flight))
     }
 
     /// The regular file `name`.
@@ -76,8 +121,8 @@ impl Root {
         let mut made = PathBuf::new();
         for part in parent_of(name) {
             let above = self.folder(&made)?;
-            match above.create_dir(part) {
-                Ok(()) => sync_folder(&above)?,
+            match self.disk.make_folder(&above, Path::new(part), Mode::from_raw_mode(0o777)) {
+                Ok(()) => self.disk.sync_folder(&above).map_err(io_fault)?,
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(io_fault(error)),
             }
@@ -128,11 +173,4 @@ fn not_a_file() -> StoreFault {
 
 fn parent_of(name: &Path) -> &Path {
     name.parent().unwrap_or_else(|| Path::new(""))
-}
-
-/// Makes the folder's entries durable.
-pub(super) fn sync_folder(folder: &Dir) -> StoreResult<()> {
-    // A `Dir` may be opened for its path only, which cannot be synced: it is opened again.
-    let readable = folder.open(".").map_err(io_fault)?;
-    readable.sync_all().map_err(io_fault)
 }

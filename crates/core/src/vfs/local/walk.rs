@@ -19,7 +19,7 @@ use super::inode::Identity;
 use super::root::Root;
 use crate::path::{PATH_MAX, check_segment};
 use crate::vfs::fault::{StoreFault, StoreResult};
-use crate::vfs::store::Listed;
+use crate::vfs::store::{Listed, Stat};
 
 /// Entries of one folder that are held at a time: 4096 names of 255 bytes are 1 MiB.
 const BATCH: usize = 4096;
@@ -72,7 +72,7 @@ impl Root {
             if name.ends_with('/') {
                 let below = self.level(name, wanted)?;
                 levels.push(below);
-            } else if let Some(file) = self.listed(name)? {
+            } else if let Some(file) = self.listed(name, cancelled)? {
                 found.push(file);
             }
         }
@@ -112,10 +112,17 @@ impl Root {
         Ok(Level { path, entries: entries.into_sorted_vec().into(), truncated, last })
     }
 
-    fn listed(&self, name: String) -> StoreResult<Option<Listed>> {
+    fn listed(&self, name: String, cancelled: &Cancelled) -> StoreResult<Option<Listed>> {
         match self.dir.metadata(&name) {
             Ok(metadata) if metadata.is_file() => {
-                Ok(Some(Listed { stat: Identity::of_metadata(&metadata).stat(), name }))
+                let found = Identity::of_metadata(&metadata);
+                let settled = match self.is_pending(found.inode)? {
+                    true => self.stat(Path::new(&name), cancelled).ok(),
+                    false => None,
+                };
+                // What cannot be finished now is shown as it is: to read it says why.
+                let stat = settled.map_or_else(|| found.stat(), |stat| Stat { commit: None, ..stat });
+                Ok(Some(Listed { stat, name }))
             }
             Ok(_) => Ok(None),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -14,6 +14,7 @@ use object_store::{
 use tokio_util::task::TaskTracker;
 
 use super::options::{Identity, ObjectOptions};
+use super::repeat::repeated;
 use crate::vfs::fault::{StoreFault, StoreResult};
 use crate::vfs::store::{Base, CommitId, Stat};
 use crate::vfs::version::Version;
@@ -79,7 +80,11 @@ impl Bucket {
 
     /// The object as it is now.
     pub(super) async fn head(&self, path: &Path) -> StoreResult<Stat> {
-        let answer = self.store.get_opts(path, GetOptions::new().with_head(true)).await.map_err(fault)?;
+        let answer = repeated(|| async {
+            let options = GetOptions::new().with_head(true);
+            self.store.get_opts(path, options).await.map_err(unconditional)
+        });
+        let answer = answer.await?;
         let mut attributes = answer.attributes;
         let commit = attributes.remove(&Attribute::Metadata(COMMIT_KEY.into()));
         let commit = commit.and_then(|text| uuid::Uuid::parse_str(text.as_ref()).ok()).map(CommitId);
@@ -170,8 +175,19 @@ pub(super) fn update_version(version: &Version) -> UpdateVersion {
     }
 }
 
+/// The store refuses because of another change that has not shown yet.
+pub(super) fn under_way() -> StoreFault {
+    StoreFault::Failed("another change of the object was under way".into(), None)
+}
+
+/// What a client's error means that a request without a condition met.
+pub(super) fn unconditional(error: object_store::Error) -> StoreFault {
+    let fault = fault(error);
+    if matches!(fault, StoreFault::Changed | StoreFault::Exists) { under_way() } else { fault }
+}
+
 /// What a client's error means.
-pub(super) fn fault(error: object_store::Error) -> StoreFault {
+pub(in crate::vfs) fn fault(error: object_store::Error) -> StoreFault {
     use object_store::Error as E;
     match error {
         E::NotFound { .. } => StoreFault::Missing,
@@ -212,7 +228,7 @@ fn xml<'a>(text: &'a str, element: &str) -> Option<&'a str> {
 
 /// Removes an object without asking whether it is there.
 pub(super) async fn delete(store: &Arc<dyn ObjectStore>, path: &Path) -> StoreResult<()> {
-    match store.delete(path).await.map_err(fault) {
+    match repeated(|| async { store.delete(path).await.map_err(unconditional) }).await {
         Ok(()) | Err(StoreFault::Missing) => Ok(()),
         Err(other) => Err(other),
     }

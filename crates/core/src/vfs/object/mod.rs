@@ -4,6 +4,8 @@
 //! and user metadata of an object that others wrote are kept; object tags and storage class are not.
 
 mod options;
+mod completion;
+mod repeat;
 mod bucket;
 mod list;
 mod probe;
@@ -16,6 +18,7 @@ mod lookalike;
 #[cfg(test)]
 mod tests;
 
+pub(super) use completion::condition_of;
 pub use options::{Conditions, Identity, ObjectOptions};
 
 use std::sync::Arc;
@@ -27,7 +30,8 @@ use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 
-use self::bucket::{Bucket, delete, fault};
+pub(in crate::vfs) use self::bucket::fault;
+use self::bucket::{Bucket, delete};
 use self::options::MEMORY_FILE_MAX;
 use super::fault::{StoreFault, StoreResult};
 use super::store::{FileStore, Listed, Stat, Traits, Writability, WriteBack};
@@ -45,6 +49,11 @@ impl ObjectLayout {
     /// The objects of `store` whose keys begin with `root` and a `/`, or all if it is empty.
     pub fn new(store: Arc<dyn ObjectStore>, root: Path, options: ObjectOptions) -> Self {
         Self { bucket: Bucket::new(store, root, options) }
+    }
+
+    /// As [`FileStore::probe`], for who only ever makes objects and overwrites none.
+    pub(in crate::vfs) async fn probe_create(&self) -> StoreResult<Writability> {
+        self.bucket.probe_create().await
     }
 
     /// A new, empty store in memory.

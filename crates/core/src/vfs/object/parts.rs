@@ -3,9 +3,14 @@
 //! Invariants: at most two parts are in memory (one on its way, the next being put together); an upload that
 //! does not complete is aborted, also when the call is dropped.
 //!
-//! What it cannot promise: no store's upload can be completed conditionally through this client, so the
-//! version is asked for right before. A change that another writer makes between that answer and the
-//! completion (one round trip, some 10 ms) is overwritten. Files up to the single-PUT size have no such window.
+//! S3 completes an upload on the condition that the object is still the one it is based on. What cannot be
+//! promised: GCS and Azure are not told such a condition, and some S3 look-alikes ignore it, so the version is
+//! asked for right before. A change that another writer makes between that answer and the completion (one round
+//! trip, some 10 ms) is overwritten there. Files up to the single-PUT size have no such window anywhere.
+//!
+//! The client has neither a way to copy parts of the old object within the store, so what is clean comes and goes
+//! through here, nor one to list uploads, so those of a killed server stay until the bucket's lifecycle rule
+//! (AbortIncompleteMultipartUpload) takes them.
 
 use std::time::Duration;
 
@@ -13,7 +18,11 @@ use object_store::path::Path;
 use object_store::{MultipartUpload, PutMultipartOptions, PutPayload, PutResult, UploadPart};
 use tokio_util::task::TaskTracker;
 
-use super::bucket::{Bucket, Made, fault, marked};
+use super::bucket::{Bucket, Made, fault, marked, unconditional};
+use super::completion::on_condition;
+use super::options::{Conditions, Identity};
+use super::repeat::repeated;
+use super::write::Outcome;
 use crate::units::ByteRange;
 use crate::vfs::fault::{StoreFault, StoreResult};
 use crate::vfs::store::{Stat, WriteBack};
@@ -72,21 +81,32 @@ impl Bucket {
         // Asked for before anything is sent, and again right before it takes effect.
         self.check_base(path, &change.base).await?;
         let attributes = self.attributes_of(path, &change.base).await?;
-        let options =
-            PutMultipartOptions { attributes: marked(&attributes, change.commit), ..PutMultipartOptions::default() };
-        let upload = self.store.put_multipart_opts(path, options).await.map_err(fault)?;
+        let upload = repeated(|| async {
+            let attributes = marked(&attributes, change.commit);
+            let options = PutMultipartOptions { attributes, ..PutMultipartOptions::default() };
+            self.store.put_multipart_opts(path, options).await.map_err(unconditional)
+        });
+        let upload = upload.await?;
         let mut upload = UploadGuard { upload: Some(upload), cleanups: &self.cleanups };
         if let Err(refused) = self.send_parts(path, change, &mut upload).await {
             upload.abort().await;
             return Err(refused);
         }
         let made = Made { size: change.size, commit: change.commit, attributes: &attributes };
-        match upload.complete().await {
+        let completed = match (self.options.conditions, self.options.identity) {
+            (Conditions::Required, Identity::ETag) => on_condition(&change.base, upload.complete()).await,
+            (Conditions::AskedBefore, _) | (_, Identity::ETagAndGeneration) => upload.complete().await,
+        };
+        match completed {
             Ok(put) => self.stat_of_put(path, put, made).await,
             Err(doubt) => {
                 let settled = self.settle(path, change, doubt).await;
                 upload.abort().await;
-                settled
+                match settled {
+                    Outcome::Made(stat) => Ok(stat),
+                    // To make it again means to send all parts again: that is the caller's to decide.
+                    Outcome::Unmade(fault) | Outcome::Refused(fault) => Err(fault),
+                }
             }
         }
     }
@@ -100,13 +120,13 @@ impl Bucket {
             let next = self.assemble(path, change, part);
             let payload = match on_its_way.take() {
                 None => next.await?,
-                Some(sending) => futures::try_join!(async { sending.await.map_err(fault) }, next)?.1,
+                Some(sending) => futures::try_join!(async { sending.await.map_err(unconditional) }, next)?.1,
             };
             on_its_way = Some(upload.part(payload)?);
             start = part.end();
         }
         if let Some(sending) = on_its_way {
-            sending.await.map_err(fault)?;
+            sending.await.map_err(unconditional)?;
         }
         self.check_base(path, &change.base).await
     }

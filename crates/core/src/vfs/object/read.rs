@@ -9,7 +9,8 @@ use futures::stream::BoxStream;
 use object_store::GetOptions;
 use object_store::path::Path;
 
-use super::bucket::{Bucket, fault, update_version};
+use super::bucket::{Bucket, fault, under_way, update_version};
+use super::repeat::repeated;
 use crate::units::{BlockIndex, ByteRange};
 use crate::vfs::fault::{StoreFault, StoreResult};
 use crate::vfs::version::Version;
@@ -127,9 +128,15 @@ impl Bucket {
         version: &Version,
         range: ByteRange,
     ) -> StoreResult<BoxStream<'static, object_store::Result<Bytes>>> {
-        let options =
-            GetOptions::new().with_if_match(update_version(version).e_tag).with_range(Some(range.start()..range.end()));
-        let answer = match self.store.get_opts(path, options).await.map_err(fault) {
+        let asked = || async {
+            let options = GetOptions::new().with_if_match(update_version(version).e_tag);
+            let options = options.with_range(Some(range.start()..range.end()));
+            match self.store.get_opts(path, options).await.map_err(fault) {
+                Err(StoreFault::Exists) => Err(under_way()),
+                answer => answer,
+            }
+        };
+        let answer = match repeated(asked).await {
             Ok(answer) => answer,
             // A store that ignores If-Match answers 416 where the object became shorter.
             Err(StoreFault::Failed(what, source)) => {

@@ -8,12 +8,24 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{PutMode, PutOptions, PutPayload};
 
-use super::bucket::{Bucket, Made, fault, marked, update_version};
+use super::bucket::{Bucket, Made, fault, marked, under_way, update_version};
 use super::options::Conditions;
+use super::repeat::Repetitions;
 use crate::units::ByteRange;
 use crate::vfs::compose::{Piece, cut, fetches, pieces, zeros};
 use crate::vfs::fault::{StoreFault, StoreResult};
 use crate::vfs::store::{Base, CommitId, Stat, WriteBack};
+
+/// What became of an attempt.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// It took effect.
+    Made(Stat),
+    /// It has not taken effect, and what it is based on is still there.
+    Unmade(StoreFault),
+    /// It cannot be made again, or nobody knows.
+    Refused(StoreFault),
+}
 
 /// Requests for missing parts of the base at a time.
 const FETCHES_AT_ONCE: usize = 4;
@@ -23,32 +35,42 @@ impl Bucket {
     pub(super) async fn put_whole(&self, path: &Path, change: &WriteBack) -> StoreResult<Stat> {
         let attributes = self.attributes_of(path, &change.base).await?;
         let payload = self.assemble(path, change, ByteRange::new(0, change.size)).await?;
-        let mode = match (self.options.conditions, &change.base) {
-            (Conditions::Required, Base::Missing) => PutMode::Create,
-            (Conditions::Required, Base::At { version, .. }) => PutMode::Update(update_version(version)),
-            (Conditions::AskedBefore, base) => {
-                self.check_base(path, base).await?;
-                PutMode::Overwrite
-            }
-        };
-        let options = PutOptions { mode, attributes: marked(&attributes, change.commit), ..PutOptions::default() };
         let made = Made { size: change.size, commit: change.commit, attributes: &attributes };
-        match self.store.put_opts(path, payload, options).await.map_err(fault) {
-            Ok(put) => self.stat_of_put(path, put, made).await,
-            Err(doubt) => self.settle(path, change, doubt).await,
+        let mut repetitions = Repetitions::new();
+        loop {
+            let mode = match (self.options.conditions, &change.base) {
+                (Conditions::Required, Base::Missing) => PutMode::Create,
+                (Conditions::Required, Base::At { version, .. }) => PutMode::Update(update_version(version)),
+                (Conditions::AskedBefore, base) => {
+                    self.check_base(path, base).await?;
+                    PutMode::Overwrite
+                }
+            };
+            let options = PutOptions { mode, attributes: marked(&attributes, change.commit), ..PutOptions::default() };
+            let doubt = match self.store.put_opts(path, payload.clone(), options).await.map_err(fault) {
+                Ok(put) => return self.stat_of_put(path, put, made).await,
+                Err(doubt) => doubt,
+            };
+            match self.settle(path, change, doubt).await {
+                Outcome::Made(stat) => return Ok(stat),
+                Outcome::Refused(fault) => return Err(fault),
+                // One that took effect late has the same mark, so to find it there is to have made it.
+                Outcome::Unmade(_) if repetitions.next().await => {}
+                Outcome::Unmade(fault) => return Err(fault),
+            }
         }
     }
 
     /// What became of an attempt that the store answered with `doubt`: its reply may be lost and the client's
     /// repetition refused, because the first one took effect. The object's commit tells.
-    pub(super) async fn settle(&self, path: &Path, change: &WriteBack, doubt: StoreFault) -> StoreResult<Stat> {
+    pub(super) async fn settle(&self, path: &Path, change: &WriteBack, doubt: StoreFault) -> Outcome {
         if matches!(doubt, StoreFault::Denied(_) | StoreFault::Unsupported(_)) {
-            return Err(doubt);
+            return Outcome::Refused(doubt);
         }
         let now = self.head(path).await;
         match now {
-            Ok(stat) if is_of(&stat, change.commit) => Ok(stat),
-            now => Err(refusal(doubt, &change.base, now)),
+            Ok(stat) if is_of(&stat, change.commit) => Outcome::Made(stat),
+            now => outcome(doubt, &change.base, now),
         }
     }
 
@@ -99,20 +121,20 @@ fn is_of(stat: &Stat, commit: CommitId) -> bool {
     stat.commit == Some(commit)
 }
 
-/// The fault of an attempt that did not take effect.
-fn refusal(doubt: StoreFault, base: &Base, now: StoreResult<Stat>) -> StoreFault {
-    match (doubt, base) {
+/// What became of an attempt that is not what is there now.
+fn outcome(doubt: StoreFault, base: &Base, now: StoreResult<Stat>) -> Outcome {
+    let refused = matches!(doubt, StoreFault::Exists | StoreFault::Changed | StoreFault::Missing);
+    match (now, base) {
         // 409: another change was under way. If it came to nothing, the same attempt can be made again.
-        (StoreFault::Exists | StoreFault::Changed | StoreFault::Missing, Base::Missing) => match now {
-            Ok(_) => StoreFault::Exists,
-            Err(_) => StoreFault::Failed("another change of the object was under way".into(), None),
-        },
-        (StoreFault::Exists | StoreFault::Changed | StoreFault::Missing, Base::At { version, .. }) => match now {
-            Ok(stat) if stat.version == *version => {
-                StoreFault::Failed("another change of the object was under way".into(), None)
-            }
-            Ok(_) | Err(_) => StoreFault::Changed,
-        },
-        (other, _) => other,
+        (Err(StoreFault::Missing), Base::Missing) if refused => Outcome::Unmade(under_way()),
+        (Err(StoreFault::Missing), Base::Missing) => Outcome::Unmade(doubt),
+        (Ok(stat), Base::At { version, .. }) if stat.version == *version => {
+            Outcome::Unmade(if refused { under_way() } else { doubt })
+        }
+        (Ok(_), Base::Missing) if refused => Outcome::Refused(StoreFault::Exists),
+        (Ok(_) | Err(StoreFault::Missing), Base::At { .. }) if refused => Outcome::Refused(StoreFault::Changed),
+        // Nobody knows.
+        (Err(unknown), _) if refused => Outcome::Refused(unknown),
+        (Ok(_) | Err(_), _) => Outcome::Refused(doubt),
     }
 }

@@ -14,7 +14,7 @@ use url::Url;
 pub(super) use self::options::Options;
 pub(super) use self::place::{Cloud, Place};
 
-use crate::error::{Errno, Error, Result};
+use crate::error::{Error, Result};
 use crate::path::{PATH_MAX, check_segment};
 
 /// A mount as asked for: `PREFIX=URL`, the URL's query holding the options.
@@ -29,7 +29,7 @@ impl MountSpec {
     /// Reads `PREFIX=URL`. A prefix with a `=` in it needs [`MountSpec::new`].
     ///
     /// # Errors
-    /// [`Errno::Inval`] with what is wrong, [`Errno::NotSup`] for what this build does not have.
+    /// [`Errno::Inval`](crate::error::Errno::Inval) with what is wrong.
     pub fn parse(text: &str) -> Result<Self> {
         match text.split_once('=') {
             Some((prefix, url)) => Self::new(prefix, url),
@@ -54,10 +54,6 @@ impl MountSpec {
         let options = Options::read(&parsed).map_err(refuse)?;
         let place = Place::read(url, &parsed).map_err(refuse)?;
         options.check(&place).map_err(refuse)?;
-        if options.layout.as_deref() == Some("log") {
-            let message = format!("mount {prefix}: this build does not have the layout log yet: use layout=object");
-            return Err(Error::new(Errno::NotSup, message).with("mount", &prefix).with("layout", "log"));
-        }
         Ok(Self { prefix, place, options })
     }
 
@@ -133,6 +129,7 @@ fn bad(message: String) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Errno;
 
     fn refused(text: &str) -> Error {
         MountSpec::parse(text).expect_err(text)
@@ -146,6 +143,8 @@ mod tests {
             "/data=s3://bucket/folder/sub?allow_http&endpoint=http://127.0.0.1:9000&region=eu-west-1",
             "/=s3://bucket?region=a%26b",
             "/a/b=gs://bucket",
+            "/db=s3://bucket/db?layout=log",
+            "/db=file:///srv/db?ro&layout=log",
             "/z=az://container/keys?ro&unsafe-overwrite",
             "/srv=file:///srv/with%20space",
         ] {
@@ -178,6 +177,7 @@ mod tests {
             ("/=file:///srv?layout=object", "no conditional write"),
             ("/=file:///srv?unsafe-overwrite", "for object stores"),
             ("/=file:///srv?region=x", "are for s3"),
+            ("/=s3://b/x?layout=log&unsafe-overwrite", "another server"),
             ("/=file:srv", "absolute"),
             ("/=s3:///folder", "name the bucket"),
             ("/=s3://b//x", "empty segment"),
@@ -190,7 +190,6 @@ mod tests {
             assert_eq!((error.errno(), error.field()), (Errno::Inval, Some("mount")), "{text}");
             assert!(error.message().contains(hint), "{text}: {error}");
         }
-        assert_eq!(refused("/=s3://b?layout=log").errno(), Errno::NotSup);
     }
 
     #[test]

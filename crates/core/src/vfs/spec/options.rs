@@ -44,8 +44,16 @@ impl Options {
         Ok(options)
     }
 
+    /// Whether files lie in a database.
+    pub(in crate::vfs) fn is_log(&self) -> bool {
+        self.layout.as_deref() == Some("log")
+    }
+
     pub(super) fn check(&self, place: &Place) -> std::result::Result<(), String> {
         let is = |name: &str| self.layout.as_deref() == Some(name);
+        if self.unsafe_overwrite && self.is_log() {
+            return Err("unsafe-overwrite is not for layout=log, which could not tell another server's writes".into());
+        }
         match place {
             Place::Folder(_) if is("object") => {
                 return Err(
