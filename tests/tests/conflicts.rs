@@ -105,6 +105,34 @@ fn a_dead_processs_pages_outlive_the_server_until_a_person_applies_or_drops_them
     assert_eq!(conflicts(&start(folder.path()), 0).len(), 0, "what was applied or dropped does not come back");
 }
 
+#[test]
+fn a_server_that_is_killed_after_an_apply_does_not_bring_back_the_writes_that_it_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("files/a");
+    std::fs::create_dir(folder.path().join("files")).unwrap();
+    std::fs::write(&file, vec![b'o'; 3 * PAGE]).unwrap();
+    let server = start(folder.path());
+    die_in_conflict(&server, &file, b'1');
+    let id = conflicts(&server, 1)[0]["id"].as_str().unwrap().to_owned();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let writer = runtime.block_on(async {
+        let client = Client::connect(server.addr()).await.unwrap();
+        let process = client.attach(AttachOptions { name: "writer".into(), pid: None }).await.unwrap();
+        let mapping = process.map("/a").prot(Prot::READ_WRITE).shared().await.unwrap();
+        mapping.write(0, "replaced by the apply").await.unwrap();
+        mapping.write(PAGE as u64, "unsynced and kept").await.unwrap();
+        (process, mapping)
+    });
+    json(&run(&server, ["--json", "conflicts", "apply", &id]));
+    server.sigkill();
+    std::mem::forget(writer);
+    drop(runtime);
+    let server = start(folder.path());
+    let now = run(&server, ["cat", "/a"]).stdout;
+    assert_eq!((now.len(), &now[..12]), (3 * PAGE + 5, &b"1111111111oo"[..]));
+    assert_eq!((&now[PAGE..PAGE + 17], now[2 * PAGE]), (&b"unsynced and kept"[..], b'1'));
+}
+
 #[tokio::test]
 async fn capabilities_and_ids_are_checked() {
     use mmap_client::Capability::{FileRead, FileWrite};

@@ -58,7 +58,7 @@ struct Scene {
 impl Scene {
     fn new(store: Store, file_size: u64) -> Self {
         let seed = std::env::var("MMAP_CRASH_SEED").ok().and_then(|seed| seed.parse().ok());
-        let seed = seed.unwrap_or_else(|| std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64);
+        let seed = seed.unwrap_or_else(|| u64::from(std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos()));
         println!("MMAP_CRASH_SEED={seed}");
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("files")).unwrap();

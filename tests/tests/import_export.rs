@@ -20,7 +20,7 @@ const USAGE: i32 = 2;
 const CONFLICT: i32 = 5;
 const UNAVAILABLE: i32 = 6;
 
-/// A server with the layouts `local` at `/plain` and `object` at `/object`, in memory; and a home for records.
+/// A server with the layouts `local` at `/plain` and `object` at `/object`, in memory, and `log` at `/log`; and a home for records.
 struct World {
     server: Option<Mmapd>,
     folder: tempfile::TempDir,
@@ -29,7 +29,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let folder = tempfile::Builder::new().prefix("mmapd-migrate-").tempdir().unwrap();
-        for name in ["plain", "home", "here"] {
+        for name in ["plain", "log", "home", "here"] {
             std::fs::create_dir(folder.path().join(name)).unwrap();
         }
         let mut world = Self { server: None, folder };
@@ -43,6 +43,7 @@ impl World {
         let server = Setup::new()
             .mount("/plain", &format!("file://{}", at("plain")))
             .mount("/object", "memory:")
+            .mount("/log", &format!("file://{}?layout=log", at("log")))
             .listen(&format!("unix:{}", at("socket")))
             .args(["--process-grace", "500ms"])
             .state_dir(&self.path("state"))
@@ -125,10 +126,11 @@ fn a_tree_goes_in_from_layout_to_layout_and_out_again() {
     assert_eq!((&import["state"], world.record()), (&Value::Null, None), "a run that is through leaves no record");
     same_trees(&world.path("plain/tree"), &files);
 
-    let moved = world.json(&["import", "--remove-source", "--verify", "mmap:/plain/tree", "/object/tree"]);
+    let moved = world.json(&["import", "--remove-source", "--verify", "mmap:/plain/tree", "/log/tree"]);
     assert_eq!(moved["copied"].as_array().unwrap().len(), 4, "{moved}");
     assert!(files.iter().all(|(name, _)| !world.path("plain/tree").join(name).exists()), "the sources are moved");
 
+    world.json(&["import", "--verify", "mmap:/log/tree", "/object/tree"]);
     let export = world.json(&["export", "--verify", "/object/tree", there.to_str().unwrap()]);
     assert_eq!(export["copied"].as_array().unwrap().len(), 4, "{export}");
     same_trees(&there, &files);

@@ -296,7 +296,8 @@ mod tests {
     use crate::spill::SpillFile;
 
     /// No journal.
-    const SILENT: Option<fn(&[(PageIndex, Bytes)]) -> Lsn> = None;
+    const SILENT: Option<Say> = None;
+    type Say = fn(&[(PageIndex, Bytes)]) -> Lsn;
 
     fn write(overlay: &CowMemory, range: ByteRange, data: &[u8], memory: Reservation) -> Written {
         let mut memory = memory;

@@ -146,7 +146,8 @@ mod tests {
     use crate::units::{ByteRange, PAGE_LEN};
 
     /// No journal.
-    const SILENT: Option<fn(&[(PageIndex, Bytes)]) -> Lsn> = None;
+    const SILENT: Option<Say> = None;
+    type Say = fn(&[(PageIndex, Bytes)]) -> Lsn;
 
     async fn write(memory: &PrivateMemory, overlay: &CowMemory, page: u64) -> Result<()> {
         let mut paid = memory.reserve(PAGE_SIZE).await?;

@@ -1,5 +1,6 @@
 //! A file after the server was away, and what a checkpoint says of it.
 
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use super::registered::{MapUse, Registered};
@@ -42,13 +43,14 @@ impl File {
         for (page, data) in live.unsynced {
             let block = BlockIndex::of(page.range().start());
             let part = page.range().within(block);
-            if !state.dirty.contains_key(&block) {
-                let memory = self.parts.dirty.try_take(BLOCK_SIZE).ok_or_else(|| self.does_not_fit())?;
-                state.dirty.insert(block, DirtyBlock::new(None, memory));
-            }
-            if let Some(dirty) = state.dirty.get_mut(&block) {
-                dirty.write(part.start, &data, PageMask::covered(part));
-            }
+            let dirty = match state.dirty.entry(block) {
+                Entry::Occupied(dirty) => dirty.into_mut(),
+                Entry::Vacant(place) => {
+                    let memory = self.parts.dirty.try_take(BLOCK_SIZE).ok_or_else(|| self.does_not_fit())?;
+                    place.insert(DirtyBlock::new(None, memory))
+                }
+            };
+            dirty.write(part.start, &data, PageMask::covered(part));
         }
         Ok(())
     }

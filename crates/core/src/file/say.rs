@@ -57,7 +57,7 @@ impl FileState {
     fn say_content(&self) -> Lsn {
         // Not settled while there are attempts, though they are said next: the server may be killed between.
         let moved = self.log.moved(self.base.as_ref(), self.size, &[], self.attempts.is_empty());
-        self.attempts.iter().map(|attempt| self.log.attempt(attempt.commit, attempt.size)).last().unwrap_or(moved)
+        self.attempts.iter().map(|attempt| self.log.attempt(attempt.commit, attempt.size)).max().unwrap_or(moved)
     }
 
     /// Enters a mapping.

@@ -237,7 +237,15 @@ mod tests {
 
     fn mapped(id: u64) -> Record<'static> {
         let who = Who { subject: "".into(), pid: 7 };
-        Record::Mapped { id, who, path: "/f".into(), start: 0, end: 5 * PAGE_SIZE, prot: 3, shared: id % 2 == 0 }
+        Record::Mapped {
+            id,
+            who,
+            path: "/f".into(),
+            start: 0,
+            end: 5 * PAGE_SIZE,
+            prot: 3,
+            shared: id.is_multiple_of(2),
+        }
     }
 
     fn unsynced(survivors: &Survivors) -> Vec<(u64, u8)> {

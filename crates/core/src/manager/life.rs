@@ -8,6 +8,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use futures::future::join_all;
 use tokio::time::Instant;
 
 use super::MmapManager;
@@ -199,6 +200,9 @@ impl MmapManager {
             Some(journal) => self.shut_down_to_journal(&journal, deadline).await,
             None => self.shut_down_for_good(deadline).await,
         };
+        // Nothing that was acknowledged waits for it: a store that does not answer any more is left as it is.
+        let stores = self.files.vfs().mounts().iter().map(|mount| mount.store().close());
+        let _in_time = tokio::time::timeout_at(deadline.max(Instant::now() + LAST_LOOK), join_all(stores)).await;
         if let Err(error) = self.state.close() {
             tracing::warn!(?error, "mapping ids were not given back; the next start skips some");
         }
