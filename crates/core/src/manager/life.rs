@@ -308,6 +308,10 @@ async fn sweep(manager: Weak<MmapManager>, stopped: tokio_util::sync::Cancellati
             () = tokio::time::sleep(period) => {}
         }
         let Some(manager) = manager.upgrade() else { return };
+        // At the end all streams break; who lives on in the journal must not be ended for that.
+        if manager.closed.is_cancelled() {
+            return;
+        }
         for process in manager.processes.expired(&manager.shared.limits) {
             let ending = Arc::clone(&manager);
             manager.shared.tasks.spawn(async move { ending.terminate(&process).await });
