@@ -10,27 +10,27 @@ use std::time::Instant;
 use tokio::runtime::Runtime;
 
 /// Tasks that each wait for their record before the next.
-pub const TASKS: u64 = 64;
+pub(crate) const TASKS: u64 = 64;
 /// Bytes of a record.
-pub const RECORD: usize = 4096;
+pub(crate) const RECORD: usize = 4096;
 
 /// What a round cost.
 #[derive(Clone, Copy, Debug)]
-pub struct Cost {
+pub(crate) struct Cost {
     /// Records a second.
-    pub rate: f64,
+    pub(crate) rate: f64,
     /// Microseconds, of the middle record.
-    pub p50: f64,
+    pub(crate) p50: f64,
     /// Microseconds, that one record of a hundred takes longer than.
-    pub p99: f64,
+    pub(crate) p99: f64,
     /// Microseconds of CPU for a record, all threads.
-    pub cpu: f64,
+    pub(crate) cpu: f64,
     /// Bytes written for a byte of records.
-    pub written: f64,
+    pub(crate) written: f64,
 }
 
 /// A record that does not compress, different for each number.
-pub fn record(number: u64) -> Vec<u8> {
+pub(crate) fn record(number: u64) -> Vec<u8> {
     let mut state = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut record = Vec::with_capacity(RECORD);
     while record.len() < RECORD {
@@ -60,7 +60,7 @@ fn ratio(dividend: u64, divisor: u64) -> f64 {
 }
 
 /// `records` records from [`TASKS`] tasks; `put` resolves when its record is acknowledged.
-pub fn round<F: Future<Output = ()> + Send>(
+pub(crate) fn round<F: Future<Output = ()> + Send>(
     runtime: &Runtime,
     records: u64,
     put: impl Fn(u64) -> F + Send + Sync + 'static,
@@ -103,7 +103,7 @@ pub fn round<F: Future<Output = ()> + Send>(
 }
 
 /// The median of each column over the rounds, as a row.
-pub fn print(name: &str, rounds: &[Cost]) {
+pub(crate) fn print(name: &str, rounds: &[Cost]) {
     let median = |column: fn(&Cost) -> f64| {
         let mut values: Vec<f64> = rounds.iter().map(column).collect();
         values.sort_by(f64::total_cmp);
