@@ -18,15 +18,15 @@ pub(crate) const RECORD: usize = 4096;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cost {
     /// Records a second.
-    pub rate: f64,
+    pub(crate) rate: f64,
     /// Microseconds, of the middle record.
-    pub p50: f64,
+    pub(crate) p50: f64,
     /// Microseconds, that one record of a hundred takes longer than.
-    pub p99: f64,
+    pub(crate) p99: f64,
     /// Microseconds of CPU for a record, all threads.
-    pub cpu: f64,
+    pub(crate) cpu: f64,
     /// Bytes written for a byte of records.
-    pub written: f64,
+    pub(crate) written: f64,
 }
 
 /// A record that does not compress, different for each number.

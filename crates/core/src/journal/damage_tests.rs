@@ -243,3 +243,16 @@ async fn other_files_in_the_folder_are_left_alone() {
     drop::<Journal>(journal);
     assert_eq!(disk.files().values().filter(|bytes| *bytes == b"mine").count(), 4);
 }
+
+#[tokio::test]
+async fn records_that_only_the_spare_segment_knows_of_are_missed() {
+    let (disk, _) = killed(5).await;
+    let first = disk.files().into_keys().next().unwrap();
+    super::disk::Disk::remove(&disk, &first).unwrap();
+    assert_eq!(recovered(&disk, &[]), None);
+    let (journal, opened, _) = open(&disk, accepting()).unwrap();
+    assert!(opened.damage.is_some());
+    put_all(&journal, 0..2).await;
+    journal.close().await.unwrap();
+    assert_eq!(open(&disk, options(Level::Process)).unwrap().2.len(), 2);
+}

@@ -7,9 +7,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::frame;
@@ -88,6 +88,13 @@ pub(super) struct Work {
     pub(super) rotate_at: Option<u64>,
     pub(super) trims: Vec<Trim>,
     pub(super) closing: bool,
+}
+
+/// How long the writer waits for so many bytes, when it could write fewer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Linger {
+    pub(super) bytes: usize,
+    pub(super) time: Duration,
 }
 
 /// What the writer has done.
@@ -274,9 +281,16 @@ impl Shared {
         self.queue.lock().ended.clone()
     }
 
-    /// For the writer: what is to be done, waiting for something unless `busy`, until `retry`.
-    /// `buffer` is used for the next frames.
-    pub(super) fn next_work(&self, buffer: Vec<u8>, synced: u64, busy: bool, retry: Option<Instant>) -> Work {
+    /// For the writer: what is to be done, waiting for something unless `busy`, until `retry`; and then, if it
+    /// is less than `linger` says, so long for more. `buffer` is used for the next frames.
+    pub(super) fn next_work(
+        &self,
+        buffer: Vec<u8>,
+        synced: u64,
+        busy: bool,
+        retry: Option<Instant>,
+        linger: Linger,
+    ) -> Work {
         let mut queue = self.queue.lock();
         while !busy && !queue.has_work(synced) {
             match retry {
@@ -284,6 +298,9 @@ impl Shared {
                 Some(_) => {}
                 None => self.work.wait(&mut queue),
             }
+        }
+        if queue.tail > 0 && queue.tail < linger.bytes && !queue.closing {
+            MutexGuard::unlocked(&mut queue, || std::thread::sleep(linger.time));
         }
         queue.take_work(buffer)
     }

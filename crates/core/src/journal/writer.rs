@@ -14,10 +14,12 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::frame::peek;
 use super::options::Level;
-use super::queue::{Ended, Shared, Trim, Work, Written, stopped};
+use super::queue::{Ended, Linger, Shared, Trim, Work, Written, stopped};
 use super::segments::Chain;
 use crate::error::{Errno, Error, Result};
 
+/// The longest that a sync waits for more to sync.
+const LINGER: Duration = Duration::from_millis(1);
 /// How often a full disk is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -44,6 +46,8 @@ pub(super) struct Writer {
     written: u64,
     synced: u64,
     sync_to: u64,
+    /// How long the last sync took.
+    sync_time: Duration,
     /// Why there is no space, and when to look again.
     trouble: Option<(Error, Instant)>,
     /// There is no space in the current segment's own file.
@@ -80,6 +84,7 @@ impl Writer {
             written,
             synced,
             sync_to: 0,
+            sync_time: Duration::ZERO,
             trouble: None,
             stuck: false,
             closing: false,
@@ -118,13 +123,23 @@ impl Writer {
 
     fn take_work(&mut self) {
         let mut buffer = std::mem::take(&mut self.batch.frames);
+        let linger = self.linger(buffer.len());
         buffer.clear();
         let retry = self.trouble.as_ref().map(|(_, retry)| *retry);
-        let work = self.shared.next_work(buffer, self.synced, !self.trims.is_empty(), retry);
+        let work = self.shared.next_work(buffer, self.synced, !self.trims.is_empty(), retry, linger);
         let Work { frames, held, sync_to, rotate_at, trims, closing } = work;
         self.batch = Batch { frames, at: 0, held, rotate_at };
         (self.sync_to, self.closing) = (sync_to, closing);
         self.trims.extend(trims);
+    }
+
+    /// Those whose records were just acknowledged together ask again within moments. A sync for the first of
+    /// them alone would hold all others up, so it waits for half of them, if that is short beside a sync.
+    fn linger(&self, bytes: usize) -> Linger {
+        match self.shared.options.level {
+            Level::Process => Linger::default(),
+            Level::Disk => Linger { bytes: bytes / 2, time: (self.sync_time / 8).min(LINGER) },
+        }
     }
 
     /// Takes nothing but what may free space, or the end.
@@ -225,7 +240,9 @@ impl Writer {
     }
 
     fn sync(&mut self) -> Result<()> {
+        let started = Instant::now();
         self.chain.sync().map_err(|error| self.failed("synced", error))?;
+        self.sync_time = started.elapsed();
         self.synced = self.written;
         Ok(())
     }
