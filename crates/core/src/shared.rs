@@ -106,12 +106,16 @@ impl Shared {
     /// Waits until the journal has the record, as its level says. Cancel safe.
     ///
     /// # Errors
-    /// [`Errno::Io`] if the journal has failed.
+    /// [`Errno::Io`] if the journal has failed, or its disk does not answer within the time of a store.
     pub async fn journaled(&self, said: Lsn) -> Result<()> {
-        match &self.journal {
-            Some(journal) if !journal.is_acknowledged(said) => journal.acknowledged(said).await,
-            Some(_) | None => Ok(()),
-        }
+        let Some(journal) = self.journal.as_ref().filter(|journal| !journal.is_acknowledged(said)) else {
+            return Ok(());
+        };
+        let limit = self.limits.store_timeout;
+        tokio::time::timeout(limit, journal.acknowledged(said)).await.unwrap_or_else(|_| {
+            let sentence = format!("the journal's disk did not answer within {} s", limit.as_secs());
+            Err(Error::new(Errno::Io, sentence).retry_after(Duration::from_secs(1)))
+        })
     }
 
     /// Room in the journal for a write of `range`. Cancel safe.

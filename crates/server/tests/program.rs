@@ -48,7 +48,7 @@ fn it_says_where_it_listens_serves_a_folder_and_ends_cleanly_on_sigterm() {
 fn a_wrong_configuration_is_one_sentence_and_code_2() {
     for (args, part) in [
         (&["--listen", "0.0.0.0:0"][..], "--insecure"),
-        (&["--durability", "disk"], "journal"),
+        (&["--durability", "safe"], "memory, process, disk"),
         (&["--auth", "jwt"], "trust"),
         (&["--memory", "plenty"], "`plenty` is not a size"),
         (&["--log", "mmap_server=loud"], "log filter"),
