@@ -12,7 +12,7 @@ use crate::journal::replay::LiveFile;
 use crate::journal::{Journal, Lsn};
 use crate::overlay::Spilled;
 use crate::spill::InHand;
-use crate::units::{BLOCK_SIZE, BlockIndex, PageIndex, PageMask};
+use crate::units::{BLOCK_SIZE, BlockIndex, PAGE_SIZE, PageIndex, PageMask};
 
 /// Mappings, private pages or blocks that are said between two looks at how far the journal's writer is.
 const SAID_AT_ONCE: usize = 64;
@@ -128,7 +128,8 @@ impl File {
             (state.dirty.keys().copied().collect(), state.mappings.iter().filter_map(private).collect())
         };
         // One at a time: a block that is clean by now needs no word, and one that became dirty has its own.
-        for some in blocks.chunks(SAID_AT_ONCE / 4) {
+        for some in blocks.chunks(SAID_AT_ONCE / 16) {
+            has_room(journal, some.len() as u64 * BLOCK_SIZE).await?;
             let said = some.iter().map(|block| self.state.read().say_block_again(*block)).max();
             journal.acknowledged(said.unwrap_or(Lsn::NONE)).await?;
         }
@@ -141,6 +142,7 @@ impl File {
     async fn say_private_again(&self, journal: &Journal, id: MmapId) -> Result<()> {
         let mut next = Some(PageIndex(0));
         while let Some(from) = next {
+            has_room(journal, SAID_AT_ONCE as u64 * PAGE_SIZE).await?;
             let Some((said, spilled, more)) = self.say_present_again(id, from) else { break };
             journal.acknowledged(said).await?;
             if !spilled.is_empty() {
@@ -181,4 +183,14 @@ impl File {
         }
         journal.acknowledged(said).await
     }
+}
+
+/// Whether the journal has room for `bytes` of pages, and for what is said of them. It holds none, so a writer may be
+/// faster; then they take of what each segment keeps free, which is more than they are.
+///
+/// # Errors
+/// EDQUOT if its disk is full.
+async fn has_room(journal: &Journal, bytes: u64) -> Result<()> {
+    let bytes = usize::try_from(bytes + bytes / 16).unwrap_or(usize::MAX);
+    journal.reserve(bytes, None).await.map(drop)
 }
