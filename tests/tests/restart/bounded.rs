@@ -10,9 +10,9 @@ const MIB: u64 = 1 << 20;
 const WRITTEN: u64 = 500 * MIB;
 const FILE: u64 = 4 * MIB;
 const WRITE: u64 = 128 << 10;
-/// A checkpoint is wanted above 64 MiB, which 5 segments of 16 MiB are: old ones, the current one, the spare. What
-/// holds (4 MiB and its frames) and what comes in while it is said again and synced goes behind the mark: as much
-/// again at most, unless a writer is faster than the disk syncs.
+/// A checkpoint is wanted above 64 MiB, or twice what holds and three segments if that is more, which it is not here:
+/// 4 MiB hold. 5 segments of 16 MiB are above it. What holds and what comes in while it is said again and synced goes
+/// behind the mark before the older ones go: as much again at most, unless writers are faster than the disk syncs.
 const BOUND: u64 = 2 * 5 * 16 * MIB;
 
 fn bytes_in(folder: &Path) -> u64 {

@@ -44,7 +44,8 @@ async fn is_ended_a_whole_time_after_the_start(flag: &str, attached: bool, end: 
     assert_eq!(admin.list_mappings(None).await.unwrap(), []);
     assert_eq!(&place.content("f")[..13], b"not forgotten");
     server.sigkill();
-    let admin = Caller::connect(start().addr(), 1).await.without_pid();
+    let server = start();
+    let admin = Caller::connect(server.addr(), 1).await.without_pid();
     assert!(admin.list_processes().await.unwrap().is_empty(), "a process ends once");
 }
 

@@ -75,7 +75,7 @@ async fn a_write_that_the_full_disk_has_no_room_for_is_edquot_until_what_is_unsy
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writes_fit_again_when_somebody_frees_the_full_disk() {
-    let Some((place, disk)) = scene(40) else { return };
+    let Some((place, disk)) = scene(80) else { return };
     let server = start(&place, &disk);
     let caller = Caller::connect(&server.addr, PID).await;
     let id = caller.map_shared("/f", 32 * MIB).await;

@@ -145,7 +145,9 @@ async fn a_program_that_writes_all_the_time_repeats_at_most_the_write_under_way(
             while let Err(error) = mapping.write(number * LENGTH, data.clone()).await {
                 // Anything else would be more than a reconnect.
                 assert_eq!(error.kind(), ErrorKind::Transport, "{error:?}");
+                println!("write {number} is repeated: {error}");
                 repeated += 1;
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
             acknowledged.send_replace(number + 1);
             tokio::time::sleep(Duration::from_millis(2)).await;

@@ -14,6 +14,8 @@ use crate::journal::Journal;
 
 /// The journal may always grow to this many bytes before it is worth going through everything.
 const LEAST_BYTES: u64 = 64 << 20;
+/// What is there beside what holds: the segments that are begun, and the spare.
+const SPARE_BYTES: u64 = 48 << 20;
 /// Bytes of the records of a mapping and of its file, or of a process, at most where paths are not of unusual length.
 const RECORD_BYTES: u64 = 1024;
 /// Room that a server needs to start: for processes that attach, and for what syncs say.
@@ -40,8 +42,9 @@ impl MmapManager {
         }
         let freed = journal.end_checkpoint(mark).await?;
         // The next one when twice as much is there as holds now: saying it again costs at most as much as was
-        // written since.
-        journal.set_checkpoint_at(journal.bytes().saturating_mul(2).max(LEAST_BYTES));
+        // written since. What others wrote meanwhile does not count: with it, a journal that is written faster than
+        // checkpoints end would be let grow more each time.
+        journal.set_checkpoint_at(self.bytes_to_say().saturating_mul(2).saturating_add(SPARE_BYTES).max(LEAST_BYTES));
         tracing::debug!(freed, left = journal.bytes(), "journal checkpoint");
         Ok(freed)
     }
