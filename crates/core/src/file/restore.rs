@@ -185,12 +185,11 @@ impl File {
     }
 }
 
-/// Whether the journal has room for `bytes` of pages, and for what is said of them. It holds none, so a writer may be
-/// faster; then they take of what each segment keeps free, which is more than they are.
+/// Whether the journal has room for `bytes` of pages, and for as much again: the records of syncs, which make what
+/// holds less, must not wait behind a checkpoint that the disk has no room for.
 ///
 /// # Errors
 /// EDQUOT if its disk is full.
 async fn has_room(journal: &Journal, bytes: u64) -> Result<()> {
-    let bytes = usize::try_from(bytes + bytes / 16).unwrap_or(usize::MAX);
-    journal.reserve(bytes, None).await.map(drop)
+    journal.check_room(bytes.saturating_mul(2)).await
 }
