@@ -4,10 +4,12 @@
 //! It is owned by the `Process`: dropping that tells the task to stop, after one `Exit`
 //! within the client's deadline. If the runtime is gone before, the server's grace time does the same work.
 //!
-//! A stream is made again only while the server surely still has the process: until `grace_ms` after the break was
-//! noticed, or as long as the server answers `EBUSY` (it has not noticed yet), but not longer than [`BUSY_MAX`].
-//! The server may have noticed the break long before; therefore, once attached again, the task asks for the oldest
-//! mapping. If it is missing, this pid is a new, empty process, and the old one is reported as lost.
+//! A stream is made again while the server may still have the process: until `grace_ms` after the break was noticed,
+//! as long as the server answers `EBUSY` (it has not noticed yet), but not longer than [`BUSY_MAX`], and as long as no
+//! server can be reached (it may be starting again, and then the grace time starts anew), but not longer than
+//! [`AWAY_MAX`]. The server may have noticed the break long before, or may have been there all the time; therefore,
+//! once attached again, the task asks for the oldest mapping. If it is missing, this pid is a new, empty process, and
+//! the old one is reported as lost.
 
 use std::{convert::Infallible, future::Future, pin::pin, sync::Arc, time::Duration};
 
@@ -30,6 +32,9 @@ use crate::{
 /// How long `EBUSY` is believed to come from our own dead stream. A server's keepalive notices a dead connection
 /// within half a minute; after a whole one somebody else has the pid.
 const BUSY_MAX: Duration = Duration::from_mins(1);
+/// How long a server that cannot be reached is believed to come back: a clean stop whose store does not answer takes
+/// half a minute, and a start that reads a long journal some seconds.
+const AWAY_MAX: Duration = Duration::from_mins(2);
 /// One attempt to attach may take this long: a server that hangs must not use up the grace time.
 const ATTEMPT_MAX: Duration = Duration::from_secs(3);
 /// Dropped mappings that wait to be unmapped; more stay until the process ends.
@@ -148,8 +153,13 @@ async fn reattach(link: &Link, name: &str, grace: Duration) -> Result<Attached> 
             Ok(attached) => return confirmed(link, attached).await,
             Err(error) => error,
         };
-        if error.reason() == Some(Reason::Busy) {
-            deadline = (Instant::now() + grace).min(noticed + BUSY_MAX.max(grace));
+        let believed_for = if error.reason() == Some(Reason::Busy) {
+            Some(BUSY_MAX)
+        } else {
+            (error.kind() == ErrorKind::Connect).then_some(AWAY_MAX)
+        };
+        if let Some(most) = believed_for {
+            deadline = deadline.max((Instant::now() + grace).min(noticed + most.max(grace)));
         }
         if is_final(&error) || Instant::now() >= deadline {
             return Err(error);

@@ -30,7 +30,8 @@ pub struct AttachOptions {
 ///
 /// **Attached** (`Client::attach`): it lives as long as this value. A background task
 /// keeps its stream; when that breaks it is made again, and calls go on meanwhile. If that does not work within the
-/// server's grace time the process is lost: its mappings are gone, and every call says so
+/// server's grace time (or two minutes, while no server can be reached) the process is lost: its mappings are gone, and
+/// every call says so
 /// ([`ErrorKind::ProcessEnded`](crate::error::ErrorKind::ProcessEnded), [`lost`](Self::lost)).
 /// Dropping it exits in the background, best effort; [`exit`](Self::exit) tells how it went. A runtime that is shut
 /// down at the same time leaves it to the server, which ends the process after the grace time: no write is lost

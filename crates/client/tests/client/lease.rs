@@ -97,12 +97,29 @@ async fn a_process_outlives_a_restart_of_its_server() {
 }
 
 #[tokio::test]
-async fn a_process_is_lost_when_the_grace_time_passed() {
+async fn a_server_that_is_away_longer_than_the_grace_time_is_waited_for() {
     let mut fake = fake();
-    fake.set_grace(Duration::from_millis(200));
+    fake.set_grace(Duration::from_millis(100));
     let process = attach(&connect(&fake).await).await;
     let mapping = map(&process).await;
     fake.stop();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(process.state(), ProcessState::Reattaching);
+    fake.restart().expect("the port is still ours");
+    eventually("it is attached again", || process.state() == ProcessState::Alive).await;
+    mapping.read(0, 1).await.expect("the mapping is still there");
+}
+
+#[tokio::test]
+async fn a_process_is_lost_when_the_grace_time_passed() {
+    let fake = fake();
+    fake.set_grace(Duration::from_millis(200));
+    let process = attach(&connect(&fake).await).await;
+    let mapping = map(&process).await;
+    for _ in 0..100 {
+        fake.plan("Attach", Fault::Bare(Code::Unavailable));
+    }
+    fake.break_streams();
     within(process.ended()).await;
     assert_eq!(process.state(), ProcessState::Ended);
     let lost = process.lost().expect("it did not exit");

@@ -13,7 +13,7 @@ use crate::journal::replay::LiveFile;
 use crate::journal::{Journal, Lsn};
 use crate::overlay::Spilled;
 use crate::spill::InHand;
-use crate::units::{BLOCK_SIZE, BlockIndex, ByteRange, PageIndex, PageMask};
+use crate::units::{BLOCK_SIZE, BlockIndex, ByteRange, PAGE_SIZE, PageIndex, PageMask};
 use crate::vfs::Stat;
 
 /// Mappings, private pages or blocks that are said between two looks at how far the journal's writer is.
@@ -164,7 +164,8 @@ impl File {
             (state.dirty.keys().copied().collect(), state.mappings.iter().filter_map(private).collect())
         };
         // One at a time: a block that is clean by now needs no word, and one that became dirty has its own.
-        for some in blocks.chunks(SAID_AT_ONCE / 4) {
+        for some in blocks.chunks(SAID_AT_ONCE / 16) {
+            has_room(journal, some.len() as u64 * BLOCK_SIZE).await?;
             let said = some.iter().map(|block| self.state.read().say_block_again(*block)).max();
             journal.acknowledged(said.unwrap_or(Lsn::NONE)).await?;
         }
@@ -177,6 +178,7 @@ impl File {
     async fn say_private_again(&self, journal: &Journal, id: MmapId) -> Result<()> {
         let mut next = Some(PageIndex(0));
         while let Some(from) = next {
+            has_room(journal, SAID_AT_ONCE as u64 * PAGE_SIZE).await?;
             let Some((said, spilled, more)) = self.say_present_again(id, from) else { break };
             journal.acknowledged(said).await?;
             if !spilled.is_empty() {
@@ -217,4 +219,13 @@ impl File {
         }
         journal.acknowledged(said).await
     }
+}
+
+/// Whether the journal has room for `bytes` of pages, and for as much again: the records of syncs, which make what
+/// holds less, must not wait behind a checkpoint that the disk has no room for.
+///
+/// # Errors
+/// EDQUOT if its disk is full.
+async fn has_room(journal: &Journal, bytes: u64) -> Result<()> {
+    journal.check_room(bytes.saturating_mul(2)).await
 }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::disk::Disk;
 use super::frame;
-use super::open::{Opened, start};
+use super::open::{Found, Opened, read, start};
 use super::options::{Lsn, Options};
 use super::queue::{Admission, Ended, Progress, Room, Shared, Written, stopped};
 use super::writer::Writer;
@@ -67,8 +67,26 @@ impl Journal {
         options: Options,
         replay: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<(Self, Opened)> {
+        Self::begin(Self::read(disk, options, replay)?)
+    }
+
+    /// The first half of [`Journal::open`], for who has to look at what was replayed before anything is changed on
+    /// the disk.
+    ///
+    /// # Errors
+    /// As [`Journal::open`]; nothing was changed on the disk.
+    pub fn read(disk: Arc<dyn Disk>, options: Options, replay: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<Found> {
+        read(disk, options, replay)
+    }
+
+    /// The second half: goes on behind what was found. Blocks.
+    ///
+    /// # Errors
+    /// `Errno::Io`.
+    pub fn begin(found: Found) -> Result<(Self, Opened)> {
+        let (disk, options) = (Arc::clone(&found.disk), found.options.clone());
         let place = disk.shown("");
-        let start = start(Arc::clone(&disk), &options, replay)?;
+        let start = start(found)?;
         let written = start.written.0;
         let shared = Arc::new(Shared::new(
             options,
@@ -127,6 +145,26 @@ impl Journal {
         }
     }
 
+    /// Whether there is room for `bytes` in any number of records, as far as is known. It holds none of it.
+    ///
+    /// # Errors
+    /// As [`Journal::reserve`].
+    pub async fn check_room(&self, bytes: u64) -> Result<()> {
+        let started = Instant::now();
+        let mut space = self.shared.space.subscribe();
+        let waiting = async {
+            while !self.shared.has_room(bytes)? {
+                // It cannot fail: this handle has the sender.
+                space.changed().await.map_err(|_| stopped())?;
+            }
+            Ok(())
+        };
+        match tokio::time::timeout_at(started + PATIENCE, waiting).await {
+            Ok(result) => result,
+            Err(_elapsed) => Err(self.no_room(usize::try_from(bytes).unwrap_or(usize::MAX), started.elapsed())),
+        }
+    }
+
     fn no_room(&self, bytes: usize, waited: Duration) -> Error {
         if let Some(trouble) = self.shared.space.borrow().trouble.clone() {
             return trouble;
@@ -140,7 +178,9 @@ impl Journal {
         Error::new(Errno::DQuot, message)
             .with("bytes", bytes)
             .with("waited_ms", waited.as_millis())
-            .with("queue_bytes", self.shared.options.queue_bytes)
+            .with("limit", "journal_queue")
+            .with("max", self.shared.options.queue_bytes)
+            .with("used", self.shared.options.queue_bytes)
             .retry_after(Duration::from_secs(1))
     }
 

@@ -36,7 +36,7 @@ pub use checkpoint::Mark;
 pub use disk::{Disk, DiskFile};
 pub use folder::Folder;
 pub use handle::Journal;
-pub use open::Opened;
+pub use open::{Found, Opened};
 pub use options::{Level, Lsn, Options};
 pub use queue::Room;
 pub use scan::Damage;

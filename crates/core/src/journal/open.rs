@@ -40,24 +40,38 @@ fn failed(disk: &dyn Disk, what: &str, name: &str, source: std::io::Error) -> Er
     Error::new(Errno::Io, message).with("path", shown).caused_by(source)
 }
 
-/// Replays and prepares.
-pub(super) fn start(
+/// A journal that was replayed and not changed yet.
+#[derive(Debug)]
+pub struct Found {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) options: Options,
+    scan: Scan,
+}
+
+/// Replays. Changes nothing on the disk.
+pub(super) fn read(
     disk: Arc<dyn Disk>,
-    options: &Options,
+    options: Options,
     replay: &mut dyn FnMut(&[u8]) -> Result<()>,
-) -> Result<Start> {
+) -> Result<Found> {
     options.check()?;
     let scan = scan(&*disk, options.accept_loss, replay)?;
+    match &scan.damage {
+        Some(damage) if !options.accept_loss => Err(damage.error(&*disk)),
+        Some(_) | None => Ok(Found { disk, options, scan }),
+    }
+}
+
+/// Prepares.
+pub(super) fn start(found: Found) -> Result<Start> {
+    let Found { disk, options, scan } = found;
     if let Some(damage) = &scan.damage {
-        if !options.accept_loss {
-            return Err(damage.error(&*disk));
-        }
         tracing::error!(?damage, "acknowledged records are lost, as was accepted");
     } else if scan.torn_bytes > 0 {
         tracing::info!(bytes = scan.torn_bytes, "the journal's last write was cut off; it was not acknowledged");
     }
     secure(&*disk, &scan)?;
-    let mut chain = Chain::new(Arc::clone(&disk), options, scan.next_number, &scan.live);
+    let mut chain = Chain::new(Arc::clone(&disk), &options, scan.next_number, &scan.live);
     let written = begin(&*disk, &mut chain, &scan)?;
     for &number in &scan.dead {
         disk.remove(&name_of(number)).map_err(|source| failed(&*disk, "removed", &name_of(number), source))?;

@@ -204,6 +204,21 @@ impl Shared {
         }
     }
 
+    /// Whether `bytes` in any number of records can be written; false: ask again when the segments have changed.
+    ///
+    /// # Errors
+    /// The disk is full and what was preallocated does not suffice, or the journal has ended.
+    pub(super) fn has_room(&self, bytes: u64) -> Result<bool> {
+        let queue = self.queue.lock();
+        let fits = queue.reserved + queue.pending + bytes <= queue.left;
+        match (&queue.ended, &queue.trouble) {
+            (Some(error), _) => Err(error.clone()),
+            (None, Some(error)) if !fits => Err(error.clone()),
+            (None, Some(_)) => Ok(true),
+            (None, None) => Ok(fits || queue.has_spare),
+        }
+    }
+
     /// Queues a record.
     pub(super) fn append(&self, room: Option<Room>, write: impl FnOnce(&mut Vec<u8>)) -> Lsn {
         let (permit, bytes) = room.map_or((None, 0), |mut room| (room.permit.take(), std::mem::take(&mut room.bytes)));

@@ -321,7 +321,10 @@ impl Writer {
             (Errno::Io, format!("the journal in {} cannot make a segment: {error}", self.place))
         };
         tracing::warn!(%error, folder = self.place, "the journal has no spare segment");
-        Error::new(errno, message).with("folder", &self.place).retry_after(RETRY).caused_by(error)
+        // All that its segments could get is all there is.
+        let bytes = self.chain.bytes();
+        let error = Error::new(errno, message).with("folder", &self.place).retry_after(RETRY).caused_by(error);
+        error.with("limit", "journal").with("max", bytes).with("used", bytes)
     }
 
     fn failed(&self, what: &str, error: io::Error) -> Error {

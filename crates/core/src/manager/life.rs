@@ -262,7 +262,7 @@ impl MmapManager {
         report
     }
 
-    fn unsynced_bytes(&self) -> u64 {
+    pub(super) fn unsynced_bytes(&self) -> u64 {
         self.files.select(|_| true).iter().map(|file| file.dirty_bytes()).sum()
     }
 

@@ -4,6 +4,7 @@
 //! call is served; no store is needed for that. Nothing of the old journal is removed before all of it is
 //! said anew. If anything cannot be taken up, the start fails with a sentence, and the journal stays.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use super::api::Recovered;
 use crate::caller::MmapId;
 use crate::error::{Errno, Error, Result};
 use crate::journal::replay::{LiveMapping, Survivors};
-use crate::journal::{Damage, Disk, Journal, Opened, Options};
+use crate::journal::{Damage, Disk, Found, Journal, Opened, Options};
 use crate::limits::Limits;
 use crate::mapping::MmapEntry;
 use crate::state::StateDir;
@@ -24,6 +25,7 @@ use crate::vfs::Vfs;
 
 /// Files whose stores are asked at the same time.
 const AT_ONCE: usize = 16;
+const MIB: u64 = 1 << 20;
 
 impl MmapManager {
     /// A manager that takes up where the journal on `disk` ends, and goes on writing it. Needs a tokio runtime.
@@ -39,16 +41,16 @@ impl MmapManager {
         options: Options,
     ) -> Result<(Arc<Self>, Recovered)> {
         limits.check()?;
-        let opening = tokio::task::spawn_blocking(move || replay(disk, options)).await;
-        let (journal, opened, survivors) = opening.unwrap_or_else(|failure| {
-            Err(Error::new(Errno::Fault, "an internal fault: the journal's replay broke off").caused_by(failure))
-        })?;
+        let (found, survivors) = blocking(move || replay(disk, options)).await?;
+        // Whatever is in the way is found before anything is changed.
+        is_reachable(&survivors, &vfs)?;
+        fits(&survivors, &vfs, &limits)?;
+        let (journal, opened) = blocking(move || Journal::begin(found)).await?;
         let recovered = report(&survivors, &opened);
-        fits(&survivors, &limits)?;
         let spill = state.spill_file(limits.private_spill)?;
         let manager = Self::assemble(vfs, state, limits, spill, Some(journal));
         manager.restore(survivors).await?;
-        manager.checkpoint().await?;
+        manager.first_checkpoint().await?;
         manager.start_checkpoints();
         Ok((manager, recovered))
     }
@@ -56,8 +58,7 @@ impl MmapManager {
     async fn restore(self: &Arc<Self>, survivors: Survivors) -> Result<()> {
         let mut held = Vec::with_capacity(survivors.files.len());
         for (path, live) in survivors.files {
-            let bytes = live.unsynced.len() as u64 * PAGE_SIZE;
-            let file = self.files.acquire(&path).map_err(|error| unreachable_file(&error, path.as_str(), bytes))?;
+            let file = self.files.acquire(&path)?;
             file.restore(live)?;
             held.push(file);
         }
@@ -78,9 +79,7 @@ impl MmapManager {
         self.state.pass(id);
         let process = self.processes.get_or_create(&live.owner, &self.shared.limits)?;
         process.add_mapping(id, &self.shared.limits)?;
-        let bytes = live.own.len() as u64 * PAGE_SIZE;
-        let file =
-            self.files.acquire(&live.path).map_err(|error| unreachable_file(&error, live.path.as_str(), bytes))?;
+        let file = self.files.acquire(&live.path)?;
         let entry = Arc::new(MmapEntry::new(id, live.owner, file, live.range, live.prot, live.flags));
         entry.file.restore_mapping(id, entry.registered());
         if let Some(overlay) = entry.overlay() {
@@ -106,11 +105,30 @@ impl MmapManager {
     }
 }
 
-fn replay(disk: Arc<dyn Disk>, options: Options) -> Result<(Journal, Opened, Survivors)> {
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|failure| {
+        Err(Error::new(Errno::Fault, "an internal fault: the journal's replay broke off").caused_by(failure))
+    })
+}
+
+fn replay(disk: Arc<dyn Disk>, options: Options) -> Result<(Found, Survivors)> {
     let mut survivors = Survivors::default();
-    let (journal, opened) = Journal::open(disk, options, &mut |record| survivors.apply(record))?;
+    let found = Journal::read(disk, options, &mut |record| survivors.apply(record))?;
     survivors.finish();
-    Ok((journal, opened, survivors))
+    Ok((found, survivors))
+}
+
+/// Whether there is a mount for every file.
+fn is_reachable(survivors: &Survivors, vfs: &Vfs) -> Result<()> {
+    for (path, file) in &survivors.files {
+        let bytes = file.unsynced.len() as u64 * PAGE_SIZE;
+        vfs.locate(path).map_err(|error| unreachable_file(&error, path.as_str(), bytes))?;
+    }
+    for LiveMapping { path, own, .. } in survivors.mappings.values() {
+        let bytes = own.len() as u64 * PAGE_SIZE;
+        vfs.locate(path).map_err(|error| unreachable_file(&error, path.as_str(), bytes))?;
+    }
+    Ok(())
 }
 
 fn report(survivors: &Survivors, opened: &Opened) -> Recovered {
@@ -129,31 +147,44 @@ fn report(survivors: &Survivors, opened: &Opened) -> Recovered {
 }
 
 /// Whether the memory budget holds what is to be restored.
-fn fits(survivors: &Survivors, limits: &Limits) -> Result<()> {
-    let blocks: u64 = survivors
-        .files
-        .values()
-        .map(|file| {
-            let mut blocks: Vec<_> = file.unsynced.keys().map(|page| BlockIndex::of(page.range().start())).collect();
-            blocks.dedup();
-            blocks.len() as u64
-        })
-        .sum();
+fn fits(survivors: &Survivors, vfs: &Vfs, limits: &Limits) -> Result<()> {
+    let (mut dirty, mut by_mount) = (0, HashMap::new());
+    for (path, file) in &survivors.files {
+        let mut blocks: Vec<_> = file.unsynced.keys().map(|page| BlockIndex::of(page.range().start())).collect();
+        blocks.dedup();
+        let bytes = blocks.len() as u64 * BLOCK_SIZE;
+        dirty += bytes;
+        *by_mount.entry(vfs.locate(path)?.mount.prefix().to_owned()).or_insert(0) += bytes;
+    }
+    let of_a_mount = by_mount.into_values().max().unwrap_or(0);
     let own: usize = survivors.mappings.values().map(|mapping| mapping.own.len()).sum();
-    let (dirty, private) = (blocks * BLOCK_SIZE, own as u64 * PAGE_SIZE);
-    let private_max = limits.private_bytes().saturating_add(limits.private_spill);
-    if dirty <= limits.dirty_bytes() && private <= private_max {
+    let private = own as u64 * PAGE_SIZE;
+    let several = vfs.mounts().len() > 1;
+    let suffices = |memory: u64| {
+        let limits = Limits { memory, ..limits.clone() };
+        let share = limits.dirty_bytes();
+        let part = if several { Limits::mount_part(share) } else { share };
+        dirty <= share && of_a_mount <= part && private <= limits.private_bytes().saturating_add(limits.private_spill)
+    };
+    let whole = limits.memory;
+    if suffices(whole) {
         return Ok(());
     }
-    let (share, whole) = (limits.dirty_bytes().max(1), limits.memory);
-    let needed =
-        (dirty.saturating_mul(whole) / share).max(private.saturating_mul(whole) / limits.private_bytes().max(1));
+    // The shares are parts of the whole, so it is enough at twice, or at twice that, or ...; then the least.
+    let mut needed = whole.div_ceil(MIB).max(1);
+    while !suffices(needed.saturating_mul(MIB)) && needed < u64::MAX / MIB {
+        needed = needed.saturating_mul(2);
+    }
+    let (mut least, mut most) = (needed / 2, needed);
+    while least + 1 < most {
+        let middle = least.midpoint(most);
+        *(if suffices(middle.saturating_mul(MIB)) { &mut most } else { &mut least }) = middle;
+    }
     Err(Error::new(
         Errno::NoMem,
         format!(
             "the journal holds {dirty} bytes of unsynced blocks and {private} bytes of private pages, for which a \
-             memory budget of {whole} bytes is too small: start with --memory {}MiB or more",
-            needed.div_ceil(1 << 20) + 1
+             memory budget of {whole} bytes is too small: start with --memory {most}MiB or more"
         ),
     )
     .with("dirty_bytes", dirty)
