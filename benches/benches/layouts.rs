@@ -8,8 +8,10 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "a measurement that fails has to say so and end")]
 
 mod counted;
+mod machine;
 
-use std::path::Path as FsPath;
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -84,6 +86,19 @@ enum Change {
     Scattered,
 }
 
+impl Change {
+    /// Where 4 KiB each are written, each in a part of the file of its own.
+    fn offsets(self, size: u64, round: u64) -> impl Iterator<Item = u64> {
+        let (pages, shift) = match self {
+            Self::Page => (1, 0),
+            Self::Across => (1, PAGE_SIZE / 2),
+            Self::Scattered => (SCATTERED, 0),
+        };
+        let part = size / pages;
+        (0..pages).map(move |page| page * part + place(part, round * pages + page) + shift)
+    }
+}
+
 impl Peer {
     async fn open(
         name: &'static str,
@@ -147,16 +162,8 @@ impl Peer {
     /// One change and its msync.
     async fn change(&self, size: u64, change: Change, round: u64) -> Sample {
         let data = [u8::try_from(round % 251).unwrap(); PAGE_LEN];
-        let (pages, shift) = match change {
-            Change::Page => (1, 0),
-            Change::Across => (1, PAGE_SIZE / 2),
-            Change::Scattered => (SCATTERED, 0),
-        };
         let (counts, written, started) = (self.tally.now(), written_bytes(), Instant::now());
-        // Each in a part of its own, so that no two are the same page.
-        let part = size / pages;
-        for page in 0..pages {
-            let offset = page * part + place(part, round * pages + page) + shift;
+        for offset in change.offsets(size, round) {
             self.manager.write(1, self.file, offset, &data).await.unwrap();
         }
         let synced = self.manager.msync(1, self.file).await.unwrap();
@@ -181,6 +188,18 @@ impl Peer {
 
 const OBJECT: &str = "object, memory";
 const LOCAL: &str = "local, folder";
+const BARE: &str = "bare pwrite, fdatasync";
+
+/// The same pages written into a plain file in place and synced, which promises nothing: what the disk takes.
+fn bare(file: &File, size: u64, change: Change, round: u64) -> Sample {
+    let (written, started) = (written_bytes(), Instant::now());
+    for offset in change.offsets(size, round) {
+        file.write_all_at(&[1; PAGE_LEN], offset).unwrap();
+    }
+    file.sync_data().unwrap();
+    let nanos = u64::try_from(started.elapsed().as_nanos()).unwrap();
+    Sample { nanos, uploaded: 0, fetched: 0, requests: 0, written: written_bytes() - written }
+}
 
 /// The start of a page within so many bytes, not the last one, without a pattern.
 fn place(size: u64, number: u64) -> u64 {
@@ -219,7 +238,7 @@ fn print_head(change: &str) {
     println!("|---|---|--:|--:|--:|--:|--:|--:|--:|");
 }
 
-fn row(size: u64, peer: &Peer, samples: &[Sample]) -> String {
+fn row(size: u64, name: &str, samples: &[Sample]) -> String {
     let [time, slow] = middle_and_p95(samples, |sample| sample.nanos / 1000);
     let [uploaded, most] = middle_and_p95(samples, |sample| sample.uploaded);
     let [requests, _] = middle_and_p95(samples, |sample| sample.requests);
@@ -227,11 +246,11 @@ fn row(size: u64, peer: &Peer, samples: &[Sample]) -> String {
     let [written, _] = middle_and_p95(samples, |sample| sample.written);
     let kib = |bytes| tenths(bytes, KIB);
     // A folder is asked by system calls, which are no requests.
-    let of_store = |text: String| if peer.name == LOCAL { "–".to_owned() } else { text };
+    let of_store = |text: String| if [LOCAL, BARE].contains(&name) { "–".to_owned() } else { text };
     format!(
         "| {} | {} | {} | {} | {} | {} | {} | {} | {} |",
         size_text(size),
-        peer.name,
+        name,
         tenths(time, 1000),
         tenths(slow, 1000),
         of_store(kib(uploaded)),
@@ -248,6 +267,8 @@ async fn rows(size: u64) -> [Vec<String>; 2] {
     if size <= OBJECT_MAX {
         peers.insert(0, Peer::object(size).await);
     }
+    let plain = tempfile::tempfile().unwrap();
+    plain.set_len(size).unwrap();
     let mut tables = [Vec::new(), Vec::new()];
     for (table, change) in tables.iter_mut().zip([Change::Page, Change::Scattered]) {
         if size > OBJECT_MAX {
@@ -255,8 +276,10 @@ async fn rows(size: u64) -> [Vec<String>; 2] {
             table.push(format!("| {file} | {OBJECT} | not run: it would hold {three} in memory | | | | | | |"));
         }
         let mut samples = vec![Vec::new(); peers.len()];
+        let mut bares = Vec::new();
         // The first is not counted: it finds nothing warm.
         for round in 0..=ROUNDS {
+            bares.extend((round > 0).then(|| bare(&plain, size, change, round)));
             for (peer, samples) in peers.iter().zip(&mut samples) {
                 if round <= peer.rounds {
                     let sample =
@@ -265,7 +288,8 @@ async fn rows(size: u64) -> [Vec<String>; 2] {
                 }
             }
         }
-        table.extend(peers.iter().zip(&samples).map(|(peer, samples)| row(size, peer, samples)));
+        table.extend(peers.iter().zip(&samples).map(|(peer, samples)| row(size, peer.name, samples)));
+        table.push(row(size, BARE, &bares));
     }
     for peer in peers {
         peer.close().await;
@@ -325,35 +349,14 @@ async fn later() {
     peer.close().await;
 }
 
-fn line_of(file: &str, key: &str) -> String {
-    let text = std::fs::read_to_string(file).unwrap_or_default();
-    let value = text.lines().find_map(|line| line.strip_prefix(key));
-    value.map_or("?", |value| value.trim_start_matches([' ', '\t', ':'])).trim_end().to_owned()
-}
-
-/// The device and the kind of file system that a folder lies on.
-fn disk_of(folder: &FsPath) -> String {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    let covering = fields.filter(|fields| fields.len() > 2 && folder.starts_with(fields[1]));
-    covering.max_by_key(|fields| fields[1].len()).map_or_else(|| "?".to_owned(), |fields| fields[2].to_owned())
-}
-
-fn print_machine() {
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    println!(
-        "{cores} cores ({}), {} of memory, Linux {}, folders on {}; load average at the start {}",
-        line_of("/proc/cpuinfo", "model name"),
-        line_of("/proc/meminfo", "MemTotal"),
-        line_of("/proc/sys/kernel/osrelease", ""),
-        disk_of(&std::env::temp_dir()),
-        line_of("/proc/loadavg", "")
-    );
+fn print_setting() {
+    println!("{}", machine::describe(&std::env::temp_dir()));
     println!(
         "{ROUNDS} rounds, the layouts in turn; `{OBJECT}` 5 rounds above 16 MiB (its p95 is the slowest). No journal, \
          no network. `{OBJECT}` is an object store in memory (moto copies whole objects in Python, which would be \
-         the time measured), `log, folder` and `{LOCAL}` fsync. Files above 16 MiB are holes at first. Bytes and \
-         requests are medians; those of `log` hold what its background work did meanwhile."
+         the time measured), `log, folder` and `{LOCAL}` fsync. Files up to 16 MiB are \
+         full and in memory, larger ones are holes at first. Bytes and requests are medians; those of `log` hold what \
+         its background work did meanwhile."
     );
 }
 
@@ -375,6 +378,6 @@ async fn measure() {
 }
 
 fn main() {
-    print_machine();
+    print_setting();
     Builder::new_multi_thread().enable_all().build().unwrap().block_on(measure());
 }
