@@ -37,6 +37,7 @@ const FILE_SIZE: u64 = 16 << 20;
 const IN_FLIGHT: u64 = 64;
 const CALLS: u64 = 20_000;
 const CORE_CALLS: u64 = 200_000;
+const LEVELS: [&str; 3] = ["memory", "process", "disk"];
 
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
@@ -152,50 +153,93 @@ fn connect(client: &Runtime, addr: &str) -> Channel {
     client.block_on(endpoint.connect()).unwrap()
 }
 
+/// A server of ours on a runtime of its own, with a mapped file.
+struct Ours {
+    runtime: Runtime,
+    channel: Channel,
+    id: u64,
+    stop: futures::channel::mpsc::UnboundedSender<()>,
+    serving: tokio::task::JoinHandle<()>,
+    /// Holds its journal.
+    _state: tempfile::TempDir,
+}
+
+impl Ours {
+    fn start(client: &Runtime, durability: &str) -> Self {
+        let (runtime, state) = (one_worker(), tempfile::tempdir().unwrap());
+        let args = ["mmapd", "--listen", "127.0.0.1:0", "--mount", "/=memory:", "--memory", "512MiB", "--durability"];
+        let args = args.into_iter().chain([durability, "--state-dir"]).map(OsString::from).chain([state.path().into()]);
+        let server = runtime.block_on(Server::bind(Config::read(args, &|_| None).unwrap())).unwrap();
+        let channel = connect(client, &server.addrs()[0]);
+        let (stop, asked) = futures::channel::mpsc::unbounded();
+        let serving = runtime.spawn(async move {
+            server.serve(asked).await.unwrap();
+        });
+        let message = v1::MmapRequest {
+            path: "/hot".into(),
+            length: Some(FILE_SIZE),
+            prot: 3,
+            shared: true,
+            create: true,
+            populate: true,
+            ..Default::default()
+        };
+        let mut stub = MmapServiceClient::new(channel.clone());
+        let id = client.block_on(stub.mmap(request(message))).unwrap().into_inner().mmap_id;
+        Self { runtime, channel, id, stop, serving, _state: state }
+    }
+
+    fn round(&self, client: &Runtime, kind: Kind) -> f64 {
+        wire_round(client, &self.channel, self.id, kind)
+    }
+
+    fn end(self) {
+        self.stop.unbounded_send(()).unwrap();
+        let serving = self.serving;
+        let ended = self.runtime.block_on(async { tokio::time::timeout(Duration::from_secs(30), serving).await });
+        ended.unwrap().unwrap();
+    }
+}
+
 fn wire_rows() {
-    let (client, ours, bare) = (one_worker(), one_worker(), one_worker());
-    let state = tempfile::tempdir().unwrap();
-    let args = ["mmapd", "--listen", "127.0.0.1:0", "--mount", "/=memory:", "--memory", "512MiB", "--state-dir"];
-    let args = args.iter().map(OsString::from).chain([state.path().into()]);
-    let server = ours.block_on(Server::bind(Config::read(args, &|_| None).unwrap())).unwrap();
-    let addr = server.addrs()[0].clone();
-    let (stop, asked) = futures::channel::mpsc::unbounded();
-    let serving = ours.spawn(server.serve(asked));
+    let (client, bare) = (one_worker(), one_worker());
     let listener = bare.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
     let bare_addr = listener.local_addr().unwrap().to_string();
     let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
     let echo = bare::Bare::serving(Bytes::from(vec![7; 4096]));
     bare.spawn(tonic::transport::Server::builder().add_service(echo).serve_with_incoming(incoming));
+    let bare_channel = connect(&client, &bare_addr);
 
-    let (our_channel, bare_channel) = (connect(&client, &addr), connect(&client, &bare_addr));
-    let message = v1::MmapRequest {
-        path: "/hot".into(),
-        length: Some(FILE_SIZE),
-        prot: 3,
-        shared: true,
-        create: true,
-        populate: true,
-        ..Default::default()
-    };
-    let mut stub = MmapServiceClient::new(our_channel.clone());
-    let id = client.block_on(stub.mmap(request(message))).unwrap().into_inner().mmap_id;
+    let server = Ours::start(&client, "memory");
     for (name, kind) in [("read", Kind::Read), ("write", Kind::Write)] {
         let (mut bares, mut ours) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
-            bares.push(wire_round(&client, &bare_channel, id, kind));
-            ours.push(wire_round(&client, &our_channel, id, kind));
+            bares.push(wire_round(&client, &bare_channel, server.id, kind));
+            ours.push(server.round(&client, kind));
         }
         let (bare, ours) = (median(bares), median(ours));
         println!("bare tonic, unary {name} of 4 KiB, {IN_FLIGHT} in flight   {bare:>9.0} calls/s");
-        println!("mmapd, the same                          {ours:>9.0} calls/s   {:>6.2} of bare", ours / bare);
+        println!("mmapd, the same, level memory            {ours:>9.0} calls/s   {:>6.2} of bare", ours / bare);
     }
-    stop.unbounded_send(()).unwrap();
-    ours_end(&ours, serving);
+    server.end();
 }
 
-fn ours_end(runtime: &Runtime, serving: tokio::task::JoinHandle<impl Sized>) {
-    let ended = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(30), serving).await });
-    assert!(ended.is_ok(), "the server does not end");
+/// What each level of durability costs a writer.
+fn level_rows() {
+    let client = one_worker();
+    let servers = LEVELS.map(|level| Ours::start(&client, level));
+    let mut rates = LEVELS.map(|_| Vec::new());
+    for _ in 0..ROUNDS {
+        for (server, rates) in servers.iter().zip(&mut rates) {
+            rates.push(server.round(&client, Kind::Write));
+        }
+    }
+    let rates = rates.map(median);
+    for (level, rate) in LEVELS.iter().zip(rates) {
+        let part = rate / rates[0];
+        println!("mmapd, unary write of 4 KiB, level {level:<8} {rate:>7.0} calls/s   {part:>6.2} of memory");
+    }
+    servers.into_iter().for_each(Ours::end);
 }
 
 fn main() {
@@ -203,4 +247,5 @@ fn main() {
     println!("{cores} cores, {}, {ROUNDS} rounds, medians", std::env::consts::ARCH);
     core_rows();
     wire_rows();
+    level_rows();
 }
