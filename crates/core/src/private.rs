@@ -57,6 +57,11 @@ impl PrivateMemory {
         self.budget.used()
     }
 
+    /// Bytes of all pages, the spilled ones included.
+    pub fn held(&self) -> u64 {
+        self.budget.used() + self.spill.as_ref().map_or(0, |spill| spill.file.used())
+    }
+
     /// From now on its pages can be spilled, as long as it lives.
     pub fn enroll(&self, overlay: &Arc<CowMemory>) {
         if let Some(spill) = &self.spill {

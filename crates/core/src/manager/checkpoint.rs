@@ -69,7 +69,7 @@ impl MmapManager {
 
     /// Bytes that everything that holds takes in the journal, at most, while nothing changes.
     fn bytes_to_say(&self) -> u64 {
-        let (pages, records) = (self.unsynced_bytes() + self.shared.private.used(), self.mappings.len());
+        let (pages, records) = (self.unsynced_bytes() + self.shared.private.held(), self.mappings.len());
         pages + pages / 16 + (records + self.processes.all().len()) as u64 * RECORD_BYTES + RECORD_BYTES
     }
 
