@@ -9,7 +9,8 @@ use super::Place;
 const MIB: u64 = 1 << 20;
 const WRITTEN: u64 = 500 * MIB;
 const FILE: u64 = 4 * MIB;
-const WRITE: u64 = 128 << 10;
+const WRITE_LEN: usize = 128 << 10;
+const WRITE: u64 = WRITE_LEN as u64;
 /// A checkpoint is wanted above 64 MiB, or twice what holds and three segments if that is more, which it is not here:
 /// 4 MiB hold. 5 segments of 16 MiB are above it. What holds and what comes in while it is said again and synced goes
 /// behind the mark before the older ones go: as much again at most, unless writers are faster than the disk syncs.
@@ -32,7 +33,7 @@ async fn the_journal_stays_bounded_while_500_mib_are_written_over_4_mib() {
     let mut before = bytes_in(&journal);
     for number in 0..WRITTEN / WRITE {
         let fill = u8::try_from(number % 251).unwrap();
-        caller.write(id, number * WRITE % FILE, vec![fill; WRITE as usize]).await.unwrap();
+        caller.write(id, number * WRITE % FILE, vec![fill; WRITE_LEN]).await.unwrap();
         let bytes = bytes_in(&journal);
         most = most.max(bytes);
         shrank += u64::from(bytes < before);

@@ -204,18 +204,14 @@ impl Shared {
         }
     }
 
-    /// Whether `bytes` in any number of records can be written; false: ask again when the segments have changed.
-    ///
-    /// # Errors
-    /// The disk is full and what was preallocated does not suffice, or the journal has ended.
+    /// Whether `bytes` in any number of records can be written; false: ask again when the segments have changed. It
+    /// fails when the disk is full and what was preallocated does not suffice, or the journal has ended.
     pub(super) fn has_room(&self, bytes: u64) -> Result<bool> {
         let queue = self.queue.lock();
         let fits = queue.reserved + queue.pending + bytes <= queue.left;
-        match (&queue.ended, &queue.trouble) {
-            (Some(error), _) => Err(error.clone()),
-            (None, Some(error)) if !fits => Err(error.clone()),
-            (None, Some(_)) => Ok(true),
-            (None, None) => Ok(fits || queue.has_spare),
+        match queue.ended.as_ref().or(queue.trouble.as_ref().filter(|_| !fits)) {
+            Some(error) => Err(error.clone()),
+            None => Ok(fits || queue.has_spare),
         }
     }
 
