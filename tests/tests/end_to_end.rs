@@ -117,10 +117,10 @@ async fn sigterm_syncs_what_is_dirty_and_ends_with_0() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn sigterm_says_what_could_not_be_synced_and_ends_with_1() {
+async fn sigterm_without_a_journal_says_what_could_not_be_synced_and_ends_with_1() {
     let Some(moto) = available(Moto::start()) else { return };
     let setup = Setup::new().mount("/data", &moto.mount_url("gone")).envs(Moto::ENV);
-    let server = setup.args(["--shutdown-timeout", "3s"]).start();
+    let server = setup.args(["--durability", "memory", "--shutdown-timeout", "3s"]).start();
     let caller = Caller::connect(server.addr(), 1).await;
     let id = caller.map_shared("/data/unlucky", 100).await;
     caller.write(id, 0, &b"lost"[..]).await.unwrap();
