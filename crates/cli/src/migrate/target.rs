@@ -1,7 +1,7 @@
 //! [`Target`]: a file that is being made. On the server it has its name from the start and grows nowhere; here it is
 //! written beside its name and renamed when it is whole.
 //!
-//! What is there already is ours only if the record says so; [`prepare`] decides, and is the only place that does.
+//! What is there already is ours only if the record says so; `prepare` decides, and is the only place that does.
 
 use std::{
     fs::File,

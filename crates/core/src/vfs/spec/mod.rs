@@ -60,7 +60,7 @@ impl MountSpec {
     /// The mount of a folder of this machine at `prefix`, with the default options.
     ///
     /// # Errors
-    /// [`Errno::Inval`] for a bad prefix or a folder that is not an absolute path.
+    /// EINVAL for a bad prefix or a folder that is not an absolute path.
     pub fn of_folder(prefix: &str, folder: &Path) -> Result<Self> {
         let prefix = check_prefix(prefix)?;
         if !folder.is_absolute() {
