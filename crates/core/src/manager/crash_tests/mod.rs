@@ -171,3 +171,31 @@ async fn a_journal_that_fails_takes_no_writes_and_what_is_unsynced_can_still_be_
     assert_eq!(back.conflicts().unwrap(), []);
     assert_eq!((read_all(&back, 1, id).await, rig.stored().await), (seen.clone(), seen));
 }
+
+#[tokio::test]
+async fn nobody_is_shown_a_write_that_the_journal_does_not_have_yet() {
+    let (mut rig, disk) = (Rig::new_on_this_runtime(Level::Process).await, SimDisk::new());
+    let manager = rig.open(&disk, rig.store()).await.unwrap();
+    for op in [Op::Map(1), Op::Map(3), Op::MapPrivate(2), Op::Write(1, 0, 1, 10)] {
+        rig.run(&manager, op).await.unwrap();
+    }
+    let (writer, reader, private) = (rig.ids[&(1, false)], rig.ids[&(3, false)], rig.ids[&(2, true)]);
+    disk.hold_writes(true);
+    let write = async {
+        let written = tokio::join!(manager.write(1, writer, 0, b"new"), manager.write(2, private, 20_000, b"own"));
+        assert!(written.0.is_ok() && written.1.is_ok(), "{written:?}");
+    };
+    let look = async {
+        let held = std::time::Duration::from_millis(200);
+        while manager.stats(2, private).unwrap().private_bytes == 0 {
+            tokio::task::yield_now().await;
+        }
+        let shared = tokio::time::timeout(held, manager.read(3, reader, 0, 3)).await;
+        let own = tokio::time::timeout(held, manager.read(2, private, 20_000, 3)).await;
+        assert!(shared.is_err() && own.is_err(), "{shared:?} {own:?}: a kill now would take it back");
+        disk.hold_writes(false);
+        assert_eq!(manager.read(3, reader, 0, 3).await.unwrap(), b"new");
+        assert_eq!(manager.read(2, private, 20_000, 3).await.unwrap(), b"own");
+    };
+    tokio::join!(write, look);
+}
