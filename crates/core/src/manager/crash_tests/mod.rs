@@ -21,6 +21,7 @@ use crate::error::Errno;
 use crate::journal::Level;
 use crate::journal::sim::{Loss, SimDisk};
 use crate::vfs::FileStore;
+use crate::vfs::chaos::{Call, ChaosStore, Fault};
 
 /// The most steps that a script may take: an enumeration that does not end is a defect of the test.
 const STEPS_MAX: u64 = 2000;
@@ -198,4 +199,29 @@ async fn nobody_is_shown_a_write_that_the_journal_does_not_have_yet() {
         assert_eq!(manager.read(2, private, 20_000, 3).await.unwrap(), b"own");
     };
     tokio::join!(write, look);
+}
+
+#[tokio::test]
+async fn what_an_ended_process_left_unsynced_is_stored_by_the_server_that_comes_back() {
+    let (mut rig, disk) = (Rig::new_on_this_runtime(Level::Process).await, SimDisk::new());
+    let chaos = Arc::new(ChaosStore::new(rig.store()));
+    let manager = rig.open(&disk, Arc::clone(&chaos) as Arc<dyn FileStore>).await.unwrap();
+    for op in [Op::Map(1), Op::Write(1, 10, 7, 20)] {
+        rig.run(&manager, op).await.unwrap();
+    }
+    for _ in 0..100 {
+        chaos.push(Call::WriteBack, Fault::FailBefore);
+    }
+    assert_eq!(manager.cleanup_process(1).await, 1);
+    let survivors = disk.survivors(Loss::Kill);
+    drop(manager);
+    let back = rig.open(&survivors, rig.store()).await.unwrap();
+    for _ in 0..500 {
+        if rig.stored().await[10..30] == [7; 20] {
+            assert!(back.processes.all().is_empty(), "it had ended");
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("not stored within 5 s");
 }

@@ -54,12 +54,19 @@ pub(super) struct Model {
     pub(super) stored: Vec<u8>,
     pub(super) private: BTreeMap<usize, Vec<u8>>,
     pub(super) mapped: Vec<(u32, bool)>,
+    pub(super) ended: Vec<u32>,
 }
 
 impl Model {
     pub(super) fn new() -> Self {
         let content = content();
-        Self { shared: content.clone(), stored: content, private: BTreeMap::new(), mapped: Vec::new() }
+        Self {
+            shared: content.clone(),
+            stored: content,
+            private: BTreeMap::new(),
+            mapped: Vec::new(),
+            ended: Vec::new(),
+        }
     }
 
     pub(super) fn apply(&mut self, op: Op) {
@@ -91,6 +98,9 @@ impl Model {
                 self.mapped.retain(|mapped| *mapped != (pid, false));
             }
             Op::Unmap(pid) | Op::Exit(pid) => {
+                if op == Op::Exit(pid) {
+                    self.ended.push(pid);
+                }
                 self.stored.clone_from(&self.shared);
                 self.mapped.retain(|mapped| *mapped != (pid, false));
             }

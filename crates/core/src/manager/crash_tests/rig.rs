@@ -166,6 +166,13 @@ impl Rig {
         for mapped in done.mapped.iter().filter(|mapped| after.mapped.contains(mapped)) {
             assert!(manager.mappings.contains_key(&self.ids[mapped]), "{what}: {mapped:?} is gone");
         }
+        for (mapped, id) in self.ids.iter().filter(|(mapped, _)| !done.mapped.contains(mapped)) {
+            let is_back = manager.mappings.contains_key(id) && !after.mapped.contains(mapped);
+            assert!(!is_back, "{what}: {mapped:?} had ended, and is back");
+        }
+        let ended =
+            done.ended.iter().find(|pid| manager.processes.all().iter().any(|process| process.key.pid == **pid));
+        assert_eq!(ended, None, "{what}: a process that had ended is back");
         let shared = manager.mmap(9, "/f".into(), 0, SIZE as u64, ProtFlags::read_write(), MapFlags::Shared).await;
         let shared = shared.unwrap_or_else(|error| panic!("{what}: {error:?}"));
         let seen = read_all(&manager, 9, shared).await;
