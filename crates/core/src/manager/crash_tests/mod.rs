@@ -213,6 +213,8 @@ async fn what_an_ended_process_left_unsynced_is_stored_by_the_server_that_comes_
         chaos.push(Call::WriteBack, Fault::FailBefore);
     }
     assert_eq!(manager.cleanup_process(1).await, 1);
+    // Nobody waits for the record of its end: without it, it would be there again, with its grace time anew.
+    manager.checkpoint().await.unwrap();
     let survivors = disk.survivors(Loss::Kill);
     drop(manager);
     let back = rig.open(&survivors, rig.store()).await.unwrap();
