@@ -282,3 +282,19 @@ async fn every_answer_names_the_serving_node() {
     let refused = caller.stat_file("/missing").await.unwrap_err();
     assert_eq!(refused.metadata().get("mmap-node").unwrap(), "node-seven");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_write_of_the_largest_message_asked_for_is_taken_and_survives_a_kill() {
+    const SIZE: u64 = 16 << 20;
+    let folder = tempfile::tempdir().unwrap();
+    let start = || Setup::new().state_dir(folder.path()).args(["--max-message", "16MiB", "--memory", "512MiB"]).start();
+    let server = start();
+    let caller = Caller::connect(server.addr(), 1).await;
+    let id = caller.map_shared("/large", SIZE + 100).await;
+    // At no page's beginning, so that it touches a page more than it fills.
+    caller.write(id, 50, vec![7; 16 << 20]).await.unwrap();
+    server.sigkill();
+    let server = start();
+    let caller = Caller::connect(server.addr(), 1).await;
+    assert!(caller.read(id, 50, SIZE).await.unwrap() == vec![7; 16 << 20]);
+}

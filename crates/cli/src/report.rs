@@ -64,7 +64,10 @@ impl Reporter {
     fn sentence(&self, error: &Error, remote: &mmap_client::Error) -> String {
         match remote.kind() {
             ErrorKind::Connect => {
-                format!("cannot reach {}: start a server with `mmapd`, or name another with --server", self.server)
+                let start = "start a server with `mmapd`, or name another with --server";
+                let sentence = format!("cannot reach {}: {start}", self.server);
+                let top = error.to_string();
+                if top == remote.message() { sentence } else { format!("{top}: {sentence}") }
             }
             ErrorKind::Server
             | ErrorKind::Transport

@@ -46,6 +46,7 @@ async fn open_manager(config: &Config, vfs: Vfs, state: StateDir) -> Result<(Arc
         Durability::Disk => Level::Disk,
     };
     let options = Options { level, accept_loss: config.accept_journal_loss, ..Options::default() };
+    let options = options.for_writes_of(config.limits.max_message);
     let disk = Folder::open(&folder).map_err(|error| {
         let message = format!("the journal's folder {} cannot be opened: {error}", folder.display());
         Error::new(Errno::Io, message).with("path", folder.display()).caused_by(error)

@@ -46,6 +46,17 @@ impl Options {
     /// The longest a segment can be.
     pub(super) const SEGMENT_MAX: u64 = 1 << 30;
 
+    /// With room for the record of a write of `bytes` bytes, whatever pages they lie on.
+    #[must_use]
+    pub fn for_writes_of(self, bytes: u64) -> Self {
+        // The images of the pages, one more than the bytes fill, and 16 bytes beside each: see `record::room_for`.
+        let record = bytes.saturating_add(bytes / 64).saturating_add(128 << 10);
+        let queue_bytes = self.queue_bytes.max(record);
+        // Beside the queue a segment keeps at most 1 MiB free, and its head.
+        let segment_bytes = self.segment_bytes.max(queue_bytes.saturating_add(2 << 20));
+        Self { queue_bytes, segment_bytes, ..self }
+    }
+
     /// Bytes of a segment that are kept free for records that must not be refused.
     pub(super) fn slack(&self) -> u64 {
         (self.segment_bytes / 8).min(1 << 20)
@@ -65,5 +76,22 @@ impl Options {
             return Err(Error::invalid("queue_bytes", message).with("queue_bytes", self.queue_bytes).with("max", max));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::record::room_for;
+    use crate::units::PAGE_SIZE;
+
+    #[test]
+    fn the_largest_write_fits_into_the_queue_and_the_queue_into_a_segment() {
+        for bytes in [1, 4 << 20, 7 << 20, 64 << 20, 512 << 20] {
+            let options = Options::default().for_writes_of(bytes);
+            let record = room_for(&"x".repeat(4096), bytes.div_ceil(PAGE_SIZE) + 1) as u64;
+            assert!(record + 64 <= options.queue_bytes && options.check().is_ok(), "{bytes}: {options:?}");
+        }
+        assert_eq!(Options::default().for_writes_of(4 << 20).segment_bytes, 16 << 20);
     }
 }
