@@ -18,6 +18,7 @@ pub mod vfs;
 pub mod budget;
 pub mod journal;
 pub mod backlog;
+pub mod slices;
 pub mod block;
 pub mod cache;
 pub mod spill;

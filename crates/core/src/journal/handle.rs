@@ -128,6 +128,15 @@ impl Journal {
         }
     }
 
+    /// [`Journal::reserve`] without waiting: `None` where it would have to wait, or fail.
+    pub fn try_reserve(&self, bytes: usize) -> Option<Room> {
+        let permit = self.shared.try_line_up(u32::try_from(frame::size_of(bytes)).ok()?)?;
+        match self.shared.admit(permit) {
+            Ok(Admission::Given(room)) => Some(room),
+            Ok(Admission::Later(_)) | Err(_) => None,
+        }
+    }
+
     async fn wait_for_room(&self, permits: u32) -> Result<Room> {
         let mut permit = self.shared.line_up(permits).await?;
         let mut space = None;

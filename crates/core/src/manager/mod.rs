@@ -48,6 +48,7 @@ pub use life::Attachment;
 
 pub use crate::block::ReadBytes;
 use crate::error::{Errno, Error, Result};
+pub use crate::file::Written;
 use crate::file::no_such_mapping;
 use crate::journal::Journal;
 use crate::limits::Limits;
