@@ -29,7 +29,7 @@ pub mod state;
 pub mod shared;
 pub mod file;
 pub mod table;
-pub mod mapping;
 pub mod process;
+pub mod mapping;
 pub mod writeback;
 pub mod manager;

@@ -9,16 +9,8 @@ use crate::block::ReadBytes;
 use crate::error::{Error, Result};
 use crate::file::{SyncOutcome, Written};
 use crate::mapping::MmapEntry;
-use crate::process::CallGuard;
 use crate::slices::total_len;
 use crate::units::ByteRange;
-
-/// A call on the caller's own mapping that was checked, as far as that goes without looking at the file.
-struct Checked {
-    entry: Arc<MmapEntry>,
-    range: ByteRange,
-    _call: Option<CallGuard>,
-}
 
 impl MmapManager {
     /// Reads `length` bytes from `offset` of a mapping, all of them at one instant.
@@ -27,7 +19,9 @@ impl MmapManager {
     /// EINVAL, EBADF, SEGV_MAPERR, SEGV_ACCERR, SIGBUS, ESTALE, EIO, EUCLEAN.
     pub async fn read(&self, caller: impl Into<Caller>, id: MmapId, offset: u64, length: u64) -> Result<ReadBytes> {
         let caller = caller.into();
-        let Checked { entry, range, _call } = self.check_read(&caller, id, offset, length)?;
+        self.check_read(&caller, offset, length)?;
+        let (entry, _call) = self.own_mapping(&caller, id)?;
+        let range = entry.readable(offset, length)?;
         entry.file.read(entry.access(caller.deadline), range).await
     }
 
@@ -37,7 +31,10 @@ impl MmapManager {
     /// # Errors
     /// EINVAL, EBADF, SEGV_MAPERR, SEGV_ACCERR, SIGBUS.
     pub fn try_read(&self, caller: &Caller, id: MmapId, offset: u64, length: u64) -> Result<Option<ReadBytes>> {
-        let Checked { entry, range, _call } = self.check_read(caller, id, offset, length)?;
+        self.check_read(caller, offset, length)?;
+        let entry = self.find_own(caller, id)?;
+        entry.process.mark_call();
+        let range = entry.readable(offset, length)?;
         entry.file.try_read(entry.access(caller.deadline), range)
     }
 
@@ -63,7 +60,10 @@ impl MmapManager {
         offset: u64,
         data: &[impl AsRef<[u8]> + Sync],
     ) -> Result<Written> {
-        let Checked { entry, range, _call } = self.check_write(caller, id, offset, total_len(data))?;
+        let length = total_len(data);
+        self.check_write(caller, offset, length)?;
+        let (entry, _call) = self.own_mapping(caller, id)?;
+        let range = entry.writable(offset, length)?;
         entry.file.write(entry.access(caller.deadline), range, data).await
     }
 
@@ -79,32 +79,28 @@ impl MmapManager {
         offset: u64,
         data: &[impl AsRef<[u8]>],
     ) -> Result<Option<Written>> {
-        let Checked { entry, range, _call } = self.check_write(caller, id, offset, total_len(data))?;
+        let length = total_len(data);
+        self.check_write(caller, offset, length)?;
+        let entry = self.find_own(caller, id)?;
+        entry.process.mark_call();
+        let range = entry.writable(offset, length)?;
         entry.file.try_write(entry.access(caller.deadline), range, data)
     }
 
-    fn check_read(&self, caller: &Caller, id: MmapId, offset: u64, length: u64) -> Result<Checked> {
+    fn check_read(&self, caller: &Caller, offset: u64, length: u64) -> Result<()> {
         ByteRange::checked(offset, length)?;
         self.check_message("length", length)?;
-        caller.process()?;
-        let (entry, _call) = self.own_mapping(caller, id)?;
-        let range = entry.file_range(offset, length)?;
-        entry.check_readable()?;
-        Ok(Checked { entry, range, _call })
+        caller.check_process()
     }
 
-    fn check_write(&self, caller: &Caller, id: MmapId, offset: u64, length: u64) -> Result<Checked> {
+    fn check_write(&self, caller: &Caller, offset: u64, length: u64) -> Result<()> {
         if length == 0 {
             return Err(Error::invalid("data", "data is empty: write at least one byte"));
         }
         ByteRange::checked(offset, length)?;
         self.check_message("data", length)?;
-        caller.process()?;
-        self.check_open()?;
-        let (entry, _call) = self.own_mapping(caller, id)?;
-        let range = entry.file_range(offset, length)?;
-        entry.check_writable()?;
-        Ok(Checked { entry, range, _call })
+        caller.check_process()?;
+        self.check_open()
     }
 
     /// Makes the store hold every write to the range that was acknowledged before this call.
