@@ -64,6 +64,8 @@ impl Guard {
 
     /// The serving node's name.
     #[allow(dead_code, reason = "the streaming methods say it behind an error")]
+    /// The serving node's name.
+    #[allow(dead_code, reason = "the streaming methods say it behind an error")]
     pub(crate) fn node(&self) -> &HeaderValue {
         &self.0.node
     }
