@@ -37,8 +37,17 @@ impl Failure {
 ///
 /// # Panics
 /// If it is not as the contract says.
-#[expect(clippy::wildcard_enum_match_arm, reason = "whatever else there is or will be has no place here")]
 pub fn failure(status: &Status) -> Failure {
+    assert!(status.metadata().contains_key(names::NODE), "no {} in the trailers: {status:?}", names::NODE);
+    failure_answer(status)
+}
+
+/// As [`failure`], for one that is an answer of a pipeline and has no trailers.
+///
+/// # Panics
+/// If it is not as the contract says.
+#[expect(clippy::wildcard_enum_match_arm, reason = "whatever else there is or will be has no place here")]
+pub fn failure_answer(status: &Status) -> Failure {
     let details = status.check_error_details_vec().unwrap_or_else(|error| panic!("{status:?}: {error}"));
     let mut infos = Vec::new();
     let (mut fields, mut has_retry_delay) = (Vec::new(), false);
@@ -55,7 +64,6 @@ pub fn failure(status: &Status) -> Failure {
     assert_eq!(info.domain, names::ERROR_DOMAIN, "{status:?}");
     let reason = Reason::parse(&info.reason).unwrap_or_else(|| panic!("a reason that is not in the table: {info:?}"));
     assert_eq!(status.code(), reason.code(), "{status:?}");
-    assert!(status.metadata().contains_key(names::NODE), "no {} in the trailers: {status:?}", names::NODE);
     let failure = Failure {
         reason,
         message: status.message().to_owned(),

@@ -30,6 +30,8 @@ pub mod mmapctl;
 
 pub mod wire;
 
+pub mod pipe;
+
 pub mod raw;
 
 pub mod failure;

@@ -1,5 +1,5 @@
-//! [`Entry`]: where a request comes in, and which way it takes: the data calls past tonic's codec, answered at once
-//! where nothing is to be waited for; everything else through tonic's routes. The guard stands around both.
+//! [`Entry`]: where a request comes in, and which way it takes: the data calls and the methods with a stream
+//! past tonic's codec, answered at once where nothing is to be waited for; everything else through tonic's routes. The guard stands around both.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -17,7 +17,7 @@ use tower::ServiceExt as _;
 
 use crate::connection::Peer;
 use crate::layers::{Call, Guard, catch, is_counted};
-use crate::service::{Data, Front, Method, Progress};
+use crate::service::{Data, Front, Method, Progress, Streaming};
 use crate::status::to_status;
 use crate::wire::{Incoming, PREFIX_LENGTH, WireBody};
 
@@ -59,9 +59,11 @@ impl hyper::service::Service<Request<HyperBody>> for PeerEntry {
     type Future = Answer;
 
     fn call(&self, request: Request<HyperBody>) -> Answer {
-        match Method::of(request.uri().path()) {
-            Some(method) => self.data(method, request),
-            None => {
+        let path = request.uri().path();
+        match (Method::of(path), Streaming::of(path)) {
+            (Some(method), _) => self.data(method, request),
+            (None, Some(method)) => self.stream(method, request),
+            (None, None) => {
                 let Self { shared, peer } = self.clone();
                 Answer::Later(async move { shared.route(&peer, request).await }.boxed())
             }
@@ -112,6 +114,21 @@ impl PeerEntry {
     }
 }
 
+impl PeerEntry {
+    fn stream(&self, method: Streaming, request: Request<HyperBody>) -> Answer {
+        let Self { shared, peer } = self;
+        let (head, body) = request.into_parts();
+        let requests = Incoming::new(body, shared.encoded_max);
+        let (account, node) = (peer.account.clone(), shared.guard.node().clone());
+        let opened = Call::begin(head.uri.path(), &head.headers)
+            .and_then(|call| shared.front.stream(method, &call, (&head.headers, requests), account, node));
+        Answer::Now(Some(match opened {
+            Ok(body) => shared.guard.answer(body),
+            Err(error) => shared.guard.refuse(to_status(&error)),
+        }))
+    }
+}
+
 impl Shared {
     /// Answers through tonic.
     async fn route(&self, peer: &Peer, mut request: Request<HyperBody>) -> Response<WireBody> {
@@ -121,7 +138,7 @@ impl Shared {
             Err(error) => return self.guard.refuse(to_status(&error)),
         };
         // Messages without end where one is asked for would be read for as long as they come.
-        let is_limited = is_counted(path) && !is_client_streaming(path);
+        let is_limited = is_counted(path);
         request.extensions_mut().insert(call.clone());
         let request = request.map(|body| match is_limited {
             true => Body::new(Limited::new(body, self.encoded_max.saturating_add(PREFIX_LENGTH))),
@@ -136,11 +153,6 @@ impl Shared {
         };
         self.guard.run(Some(peer), &call, handler).await
     }
-}
-
-/// Whether a method takes a stream of messages: then they may be many.
-fn is_client_streaming(path: &str) -> bool {
-    path.ends_with("/MmapWriteStream") || path.ends_with("/MmapPipeline")
 }
 
 /// An answer, there or on its way.

@@ -113,16 +113,19 @@ async fn a_capability_that_is_not_known_is_refused_naming_the_known_ones() {
 }
 
 #[tokio::test]
-async fn the_streams_that_this_build_lacks_say_so() {
+async fn a_stream_that_cannot_be_says_why_as_a_call_does() {
     let server = Running::start(&[]).await;
     let mut client = MmapServiceClient::new(server.channel().await);
+    let mut chunks =
+        client.mmap_read_stream(with_pid(v1::MmapReadStreamRequest::default())).await.unwrap().into_inner();
+    let nameless = tokio_stream::once(v1::MmapWriteStreamRequest { data: "x".into(), ..Default::default() });
     let statuses = [
-        client.mmap_read_stream(with_pid(v1::MmapReadStreamRequest::default())).await.unwrap_err(),
-        client.mmap_write_stream(with_pid(tokio_stream::pending())).await.unwrap_err(),
-        client.mmap_pipeline(with_pid(tokio_stream::pending())).await.unwrap_err(),
+        chunks.message().await.unwrap_err(),
+        client.mmap_write_stream(with_pid(nameless)).await.unwrap_err(),
+        client.mmap_pipeline(Request::new(tokio_stream::pending())).await.unwrap_err(),
     ];
     for status in statuses {
-        assert_eq!(reason(&status), (Code::Unimplemented, "ENOTSUP".to_owned()));
+        assert_eq!(reason(&status), (Code::InvalidArgument, "EINVAL".to_owned()));
     }
     server.stop().await;
 }

@@ -148,6 +148,12 @@ impl File {
         said
     }
 
+    /// # Errors
+    /// SIGBUS if `range` reaches pages wholly beyond the end of the file.
+    pub fn check_inside(&self, id: MmapId, range: ByteRange) -> Result<()> {
+        self.check_end(&self.state.read(), id, range)
+    }
+
     pub(super) fn check_end(&self, state: &FileState, id: MmapId, range: ByteRange) -> Result<()> {
         if range.end() <= state.mapped_end() {
             return Ok(());

@@ -87,6 +87,18 @@ impl MmapManager {
         entry.file.try_write(entry.access(caller.deadline), range, data)
     }
 
+    /// Whether a read of any length could be done now, part after part. Nothing is read.
+    ///
+    /// # Errors
+    /// EINVAL, EBADF, SEGV_MAPERR, SEGV_ACCERR, SIGBUS.
+    pub fn check_readable(&self, caller: &Caller, id: MmapId, offset: u64, length: u64) -> Result<()> {
+        ByteRange::checked(offset, length)?;
+        caller.check_process()?;
+        let (entry, _call) = self.own_mapping(caller, id)?;
+        let range = entry.readable(offset, length)?;
+        entry.file.check_inside(id, range)
+    }
+
     fn check_read(&self, caller: &Caller, offset: u64, length: u64) -> Result<()> {
         ByteRange::checked(offset, length)?;
         self.check_message("length", length)?;

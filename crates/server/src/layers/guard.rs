@@ -63,9 +63,6 @@ impl Guard {
     }
 
     /// The serving node's name.
-    #[allow(dead_code, reason = "the streaming methods say it behind an error")]
-    /// The serving node's name.
-    #[allow(dead_code, reason = "the streaming methods say it behind an error")]
     pub(crate) fn node(&self) -> &HeaderValue {
         &self.0.node
     }
@@ -242,7 +239,8 @@ async fn wait_until(instant: Option<Instant>) {
     }
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+/// What a panic said, for the log.
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("a panic without text")
 }

@@ -4,4 +4,4 @@ mod call;
 mod guard;
 
 pub(crate) use call::{Call, timeout};
-pub(crate) use guard::{ADMISSION_TIME, Guard, catch, is_counted};
+pub(crate) use guard::{ADMISSION_TIME, Guard, catch, is_counted, panic_text};

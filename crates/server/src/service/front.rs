@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mmap_core::error::{Errno, Error, Result};
+use mmap_core::error::Result;
 use mmap_core::manager::{Caller, MmapManager};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -47,13 +47,5 @@ impl Front {
             Err(error) => Err(error),
         };
         answered.map(Response::new).map_err(|error| call.fail(&error))
-    }
-
-    /// The answer of a method that this build does not have.
-    pub(crate) fn unsupported<Q>(request: &Request<Q>, method: &'static str) -> Status {
-        let call = Call::of(request);
-        call.set_received();
-        let sentence = format!("this build does not have {method} yet: use the method without a stream");
-        call.fail(&Error::new(Errno::NotSup, sentence).with("method", method))
     }
 }

@@ -1,7 +1,7 @@
-//! `MmapService`: the syscalls. The streaming methods answer ENOTSUP: they come with a later version.
+//! `MmapService`: the syscalls.
 //!
 //! `MmapRead` and `MmapWrite` are answered before they get here, past tonic's codec; these are the same two for
-//! whoever comes through it.
+//! whoever comes through it. So are the methods with a stream, and nobody comes through it with these.
 
 use mmap_core::manager::MmapId;
 use mmap_proto::v1;
@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::front::{Core, Front};
 use crate::convert;
 use crate::identity::PidHeader;
+use crate::layers::Call;
 
 type Answer<T> = Result<Response<T>, Status>;
 type NoStream<T> = tokio_stream::Empty<Result<T, Status>>;
@@ -88,20 +89,25 @@ impl MmapService for Mmaps {
         &self,
         request: Request<v1::MmapReadStreamRequest>,
     ) -> Answer<Self::MmapReadStreamStream> {
-        Err(Front::unsupported(&request, "MmapReadStream"))
+        Err(past_the_codec(&request))
     }
 
     async fn mmap_write_stream(
         &self,
         request: Request<Streaming<v1::MmapWriteStreamRequest>>,
     ) -> Answer<v1::MmapWriteStreamResponse> {
-        Err(Front::unsupported(&request, "MmapWriteStream"))
+        Err(past_the_codec(&request))
     }
 
     async fn mmap_pipeline(
         &self,
         request: Request<Streaming<v1::MmapPipelineRequest>>,
     ) -> Answer<Self::MmapPipelineStream> {
-        Err(Front::unsupported(&request, "MmapPipeline"))
+        Err(past_the_codec(&request))
     }
+}
+
+/// Why a method with a stream has no answer here.
+fn past_the_codec<Q>(request: &Request<Q>) -> Status {
+    Call::of(request).fail_by_fault("a method with a stream came to tonic's codec")
 }

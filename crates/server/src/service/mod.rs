@@ -7,7 +7,15 @@ mod front;
 mod attach;
 mod conflicts;
 mod data;
+mod ending;
 mod file;
+
+mod work;
+mod pipeline;
+mod read_stream;
+mod write_stream;
+mod streams;
+
 mod mmap;
 mod process;
 
@@ -16,3 +24,4 @@ pub(crate) use file::Files;
 pub(crate) use front::Front;
 pub(crate) use mmap::Mmaps;
 pub(crate) use process::Processes;
+pub(crate) use streams::Streaming;

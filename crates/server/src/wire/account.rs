@@ -70,12 +70,10 @@ impl Account {
 
     /// Charges an answer of `bytes`, if there is room for it now.
     pub(crate) fn try_charge(&self, bytes: u64) -> Option<Charge> {
-        let Inner { budget, unsent, moved, period, .. } = &*self.0;
+        let Inner { budget, unsent, .. } = &*self.0;
         let own = unsent.fetch_add(bytes, Ordering::Relaxed);
         let all = budget.unsent.fetch_add(bytes, Ordering::Relaxed);
-        let period = period.load(Ordering::Relaxed);
-        moved[period].fetch_add(bytes, Ordering::Relaxed);
-        let charge = Charge { account: self.clone(), bytes, period };
+        let charge = Charge { account: self.clone(), bytes, period: None };
         let fits = own + bytes <= budget.max / SHARES && all + bytes <= budget.max;
         // Dropping a charge that is too much wakes whoever met it in passing and took it for a real one.
         (own == 0 || fits).then_some(charge)
@@ -116,27 +114,31 @@ impl Account {
 pub(crate) struct Charge {
     account: Account,
     bytes: u64,
-    period: usize,
+    /// When the answer last moved; `None` before the transport has it: what is read slowly is not left lying.
+    period: Option<usize>,
 }
 
 impl Charge {
     /// Makes `other`, of the same connection, part of this one.
     pub(super) fn absorb(&mut self, mut other: Self) {
-        other.move_to(self.period);
+        if let Some(period) = self.period {
+            other.move_to(period);
+        }
         self.bytes += std::mem::take(&mut other.bytes);
     }
 
-    /// Notes that some of it was sent.
+    /// Notes that the transport has it, or that some of it was sent.
     pub(super) fn set_moved(&mut self) {
         let period = self.account.0.period.load(Ordering::Relaxed);
         self.move_to(period);
     }
 
     fn move_to(&mut self, period: usize) {
-        if period != self.period {
+        if self.period != Some(period) {
             self.account.0.moved[period].fetch_add(self.bytes, Ordering::Relaxed);
-            self.account.0.moved[self.period].fetch_sub(self.bytes, Ordering::Relaxed);
-            self.period = period;
+            if let Some(before) = self.period.replace(period) {
+                self.account.0.moved[before].fetch_sub(self.bytes, Ordering::Relaxed);
+            }
         }
     }
 }
@@ -145,7 +147,9 @@ impl Drop for Charge {
     fn drop(&mut self) {
         if self.bytes > 0 {
             let Inner { budget, unsent, moved, given_back, .. } = &*self.account.0;
-            moved[self.period].fetch_sub(self.bytes, Ordering::Relaxed);
+            if let Some(period) = self.period {
+                moved[period].fetch_sub(self.bytes, Ordering::Relaxed);
+            }
             budget.unsent.fetch_sub(self.bytes, Ordering::Relaxed);
             unsent.fetch_sub(self.bytes, Ordering::Release);
             given_back.notify_waiters();

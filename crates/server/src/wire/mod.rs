@@ -19,5 +19,5 @@ pub(crate) use body::WireBody;
 pub(crate) use cork::Corked;
 pub(crate) use incoming::{Incoming, Malformed, PREFIX_LENGTH};
 pub(crate) use outgoing::{put_chunk, put_message, put_read, put_tagged_read};
-pub(crate) use payload::{Payload, Write};
+pub(crate) use payload::{Payload, Write, delimited, uint64};
 pub(crate) use segments::Segments;

@@ -89,7 +89,8 @@ impl Segments {
     }
 
     /// Keeps `charge` until all of it is sent.
-    pub(crate) fn hold(&mut self, charge: Charge) {
+    pub(crate) fn hold(&mut self, mut charge: Charge) {
+        charge.set_moved();
         match &mut self.charge {
             Some(held) => held.absorb(charge),
             None => self.charge = Some(charge),
