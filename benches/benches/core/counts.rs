@@ -25,16 +25,12 @@ fn hot_calls(world: &World, writes: bool, calls: u64) {
     }
 }
 
-fn level_of(kind: &str) -> Level {
-    if kind.ends_with("process") { Level::Process } else { Level::Memory }
-}
-
 /// For callgrind.
 pub(crate) fn run_hot_calls(kind: &str, calls: u64) {
     let runtime = one_worker();
-    let world = World::new(&runtime, level_of(kind), 1);
+    let world = World::new(&runtime, Level::Memory, 1);
     let _context = runtime.enter();
-    hot_calls(&world, kind.starts_with("write"), calls);
+    hot_calls(&world, kind == "write", calls);
 }
 
 /// Instructions of this thread in [`hot_calls`], or why they are not known.
