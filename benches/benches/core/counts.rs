@@ -13,7 +13,7 @@ pub(crate) const CHILD: &str = "--hot-calls";
 const CALLS: [u64; 2] = [2_000, 12_000];
 
 #[inline(never)]
-fn hot_calls(world: &World, writes: bool, calls: u64) {
+fn toggled_calls(world: &World, writes: bool, calls: u64) {
     let (caller, id) = (Caller::from(1), world.ids[0]);
     let data = [Bytes::from(vec![3u8; 4096])];
     for call in 0..calls {
@@ -30,15 +30,15 @@ pub(crate) fn run_hot_calls(kind: &str, calls: u64) {
     let runtime = one_worker();
     let world = World::new(&runtime, Level::Memory, 1);
     let _context = runtime.enter();
-    hot_calls(&world, kind == "write", calls);
+    toggled_calls(&world, kind == "write", calls);
 }
 
-/// Instructions of this thread in [`hot_calls`], or why they are not known.
+/// Instructions of this thread in [`toggled_calls`], or why they are not known.
 fn instructions(kind: &str, calls: u64) -> Result<u64, String> {
     let this = std::env::current_exe().map_err(|error| error.to_string())?;
     let mut valgrind = Command::new("valgrind");
     valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--collect-atstart=no"]);
-    valgrind.arg("--toggle-collect=*hot_calls*").arg(this).args([CHILD, kind, &calls.to_string()]);
+    valgrind.arg("--toggle-collect=*toggled_calls*").arg(this).args([CHILD, kind, &calls.to_string()]);
     let output = valgrind.output().map_err(|error| format!("valgrind cannot be started: {error}"))?;
     let said = String::from_utf8_lossy(&output.stderr);
     let collected = said.lines().find_map(|line| line.split("Collected :").nth(1)?.trim().parse().ok());
@@ -50,8 +50,8 @@ fn allocations(kind: &str) -> f64 {
     let runtime = one_worker();
     let world = World::new(&runtime, Level::Memory, 1);
     let _context = runtime.enter();
-    hot_calls(&world, kind == "write", 10_000);
-    let counted = allocation_counter::measure(|| hot_calls(&world, kind == "write", 1_000));
+    toggled_calls(&world, kind == "write", 10_000);
+    let counted = allocation_counter::measure(|| toggled_calls(&world, kind == "write", 1_000));
     // The caller's data is one, and what refers to it another.
     (f64::from(u32::try_from(counted.count_total).unwrap()) / 1e3).floor()
 }

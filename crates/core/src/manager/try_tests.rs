@@ -188,7 +188,7 @@ async fn slices_go_into_blocks_and_own_pages_whatever_their_borders_are() {
     let length = 10 * BLOCK_SIZE;
     let private = world.manager.mmap(2, "/f".into(), 0, length, ProtFlags::read_write(), MapFlags::Private).await;
     let start = BLOCK_SIZE - 5000;
-    let data = Bytes::from((0..BLOCK_LEN + 10_000).map(|at| (at % 251) as u8).collect::<Vec<_>>());
+    let data = Bytes::from((0..251).cycle().take(BLOCK_LEN + 10_000).collect::<Vec<u8>>());
     for (pid, id) in [(1, shared), (2, private.unwrap())] {
         world.manager.read(pid, id, 0, 3 * BLOCK_SIZE).await.unwrap();
         for cut in [1, 904, 4999, 5000, 5001, 5000 + BLOCK_LEN - 1, 5000 + BLOCK_LEN, 5001 + BLOCK_LEN] {
