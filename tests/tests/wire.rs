@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -195,4 +195,19 @@ async fn a_client_that_never_reads_holds_little_and_keeps_nobody_out() {
     assert!(after < before + (192 << 20), "{before} bytes before, {after} after");
     assert!(unread.iter().all(|call| !call.is_finished()), "the answers were read after all");
     unread.iter().for_each(|call| call.abort());
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_an_answer_for_a_minute_loses_its_connection() {
+    let server = server();
+    let caller = Caller::connect(server.addr(), 8).await;
+    let id = caller.map_shared("/left", 100_000).await;
+    let closed = channel(&server, |to| to.initial_stream_window_size(0)).await;
+    let mut request = with_pid(v1::MmapReadRequest { mmap_id: id, offset: 0, length: 100_000 });
+    request.metadata_mut().insert("mmap-pid", "8".parse().unwrap());
+    let began = Instant::now();
+    let mut stub = MmapServiceClient::new(closed);
+    let left = tokio::time::timeout(Duration::from_secs(120), stub.mmap_read(request)).await;
+    assert!(left.expect("its connection stays").is_err());
+    assert!(began.elapsed() >= Duration::from_secs(60), "{:?}", began.elapsed());
 }
