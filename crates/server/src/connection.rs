@@ -1,6 +1,6 @@
-//! [`Connection`]: an accepted stream with what it owns: its place among the connections, its share of calls,
-//! and the ways in which the server ends it: a client that does not speak HTTP/2 by and by, or has not yet when
-//! the server stops, and a drain that is over.
+//! [`Connection`]: an accepted stream with what it owns: its place among the connections, and the ways in which
+//! the server ends it: a client that does not speak HTTP/2 by and by, or has not yet when the server stops, and a
+//! drain that is over. [`Peer`]: what the calls of one connection share.
 
 use std::io;
 use std::pin::Pin;
@@ -14,7 +14,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 use tokio_util::either::Either;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tonic::transport::server::Connected;
+
+use crate::wire::Account;
 
 /// Bytes that a client sends before anything else: HTTP/2's connection preface. Keepalive pings watch over
 /// the connection from there on.
@@ -27,6 +28,8 @@ const PREFACE_TIME: Duration = Duration::from_secs(10);
 pub(crate) struct Peer {
     /// A permit for each call that runs.
     pub(crate) calls: Arc<Semaphore>,
+    /// Its answers that are not sent yet.
+    pub(crate) account: Account,
 }
 
 type Cancelled = Pin<Box<WaitForCancellationFutureOwned>>;
@@ -53,7 +56,6 @@ struct Preface {
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: Either<TcpStream, UnixStream>,
-    peer: Peer,
     closed: Cancelled,
     /// Until the preface is there.
     preface: Option<Preface>,
@@ -61,16 +63,10 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// A connection that holds `place` as long as it lives, and runs at most `calls` calls.
-    pub(crate) fn new(
-        stream: Either<TcpStream, UnixStream>,
-        place: OwnedSemaphorePermit,
-        calls: usize,
-        ends: &Ends,
-    ) -> Self {
+    /// A connection that holds `place` as long as it lives.
+    pub(crate) fn new(stream: Either<TcpStream, UnixStream>, place: OwnedSemaphorePermit, ends: &Ends) -> Self {
         Self {
             stream,
-            peer: Peer { calls: Arc::new(Semaphore::new(calls)) },
             closed: Box::pin(ends.closing.child_token().cancelled_owned()),
             preface: Some(Preface {
                 missing: PREFACE_LENGTH,
@@ -138,13 +134,5 @@ impl AsyncWrite for Connection {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
-    }
-}
-
-impl Connected for Connection {
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
     }
 }

@@ -3,12 +3,12 @@
 //!
 //! It checks how the headers are written; whether the caller may do what it asks for is the core's affair.
 
+use http::HeaderMap;
 use mmap_core::capability::{Capability, CapabilitySet};
 use mmap_core::error::{Error, Result};
 use mmap_core::manager::{Caller, Subject};
 use mmap_proto::names::{CAPABILITIES, PID};
 use tokio::time::Instant;
-use tonic::metadata::MetadataMap;
 
 /// Bytes of a header's value that are quoted in an error.
 const QUOTE_MAX: usize = 64;
@@ -26,16 +26,16 @@ pub enum PidHeader {
 ///
 /// # Errors
 /// [`Errno::Inval`](mmap_core::error::Errno::Inval) for a header that is malformed, or missing although needed.
-pub fn caller(metadata: &MetadataMap, pid_header: PidHeader, deadline: Option<Instant>) -> Result<Caller> {
-    let pid = pid(metadata)?;
+pub fn caller(headers: &HeaderMap, pid_header: PidHeader, deadline: Option<Instant>) -> Result<Caller> {
+    let pid = pid(headers)?;
     if pid.is_none() && pid_header == PidHeader::Needed {
         return Err(Error::invalid(PID, "this call needs the header mmap-pid: the calling process, from 1 up"));
     }
-    Ok(Caller { subject: Subject::LOCAL, pid, capabilities: capabilities(metadata)?, deadline })
+    Ok(Caller { subject: Subject::LOCAL, pid, capabilities: capabilities(headers)?, deadline })
 }
 
-fn pid(metadata: &MetadataMap) -> Result<Option<u32>> {
-    let mut values = metadata.get_all(PID).iter();
+fn pid(headers: &HeaderMap) -> Result<Option<u32>> {
+    let mut values = headers.get_all(PID).iter();
     let Some(value) = values.next() else { return Ok(None) };
     let refuse = |shown: String| {
         let sentence = format!("mmap-pid `{shown}` is not a process: write one decimal number from 1 to {}", u32::MAX);
@@ -48,14 +48,14 @@ fn pid(metadata: &MetadataMap) -> Result<Option<u32>> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     match text.parse::<u32>() {
         Ok(pid) if digits && pid != 0 => Ok(Some(pid)),
-        _ => refuse(quote(value.as_encoded_bytes())),
+        _ => refuse(quote(value.as_bytes())),
     }
 }
 
-fn capabilities(metadata: &MetadataMap) -> Result<CapabilitySet> {
+fn capabilities(headers: &HeaderMap) -> Result<CapabilitySet> {
     let mut set = CapabilitySet::default();
-    for value in metadata.get_all(CAPABILITIES) {
-        let Ok(text) = value.to_str() else { return Err(unknown(value.as_encoded_bytes())) };
+    for value in headers.get_all(CAPABILITIES) {
+        let Ok(text) = value.to_str() else { return Err(unknown(value.as_bytes())) };
         // An empty header, or a comma too many, names nothing.
         for name in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {
             set = set.with(Capability::parse(name).ok_or_else(|| unknown(name.as_bytes()))?);
@@ -80,17 +80,17 @@ fn quote(value: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, HeaderValue};
+    use http::HeaderValue;
     use mmap_core::error::Errno;
 
     use super::*;
 
-    fn metadata(headers: &[(&'static str, &[u8])]) -> MetadataMap {
+    fn metadata(headers: &[(&'static str, &[u8])]) -> HeaderMap {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(*name, HeaderValue::from_bytes(value).unwrap());
         }
-        MetadataMap::from_headers(map)
+        map
     }
 
     fn read(headers: &[(&'static str, &[u8])]) -> Result<Caller> {

@@ -14,12 +14,17 @@ pub mod status;
 
 mod convert;
 
+#[allow(dead_code, unused_imports, reason = "the streaming methods use the rest of it")]
+mod wire;
+
 mod connection;
 mod layers;
 mod service;
 
+mod entry;
 mod health;
 mod listener;
+mod transport;
 
 pub mod opening;
 pub mod server;

@@ -160,12 +160,11 @@ impl Drop for SocketFile {
 pub(crate) fn incoming(
     listeners: Vec<Listener>,
     places: &Arc<Semaphore>,
-    calls: usize,
     ends: &Ends,
-) -> SelectAll<BoxStream<'static, io::Result<Connection>>> {
+) -> SelectAll<BoxStream<'static, Connection>> {
     select_all(listeners.into_iter().map(|listener| {
-        let door = Door { listener, places: places.clone(), calls, ends: ends.clone() };
-        unfold(door, |door| async move { Some((Ok(door.next().await), door)) }).boxed()
+        let door = Door { listener, places: places.clone(), ends: ends.clone() };
+        unfold(door, |door| async move { Some((door.next().await, door)) }).boxed()
     }))
 }
 
@@ -173,7 +172,6 @@ pub(crate) fn incoming(
 struct Door {
     listener: Listener,
     places: Arc<Semaphore>,
-    calls: usize,
     ends: Ends,
 }
 
@@ -190,7 +188,7 @@ impl Door {
                 }
             };
             match self.places.clone().try_acquire_owned() {
-                Ok(place) => return Connection::new(stream, place, self.calls, &self.ends),
+                Ok(place) => return Connection::new(stream, place, &self.ends),
                 // Closed at once, and not left waiting: the client learns that it has to go elsewhere.
                 Err(_) if !full => tracing::warn!("as many connections as there may be: closing new ones"),
                 Err(_) => {}

@@ -40,7 +40,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(config: Config) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(config.workers).enable_all().build()?;
     let report = runtime.block_on(async { anyhow::Ok(run(config, signals::stops()?).await?) });
     // A blocking call into a store that hangs must not hold up the end: what it was to store is told already.
     runtime.shutdown_timeout(Duration::from_secs(1));

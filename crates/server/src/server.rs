@@ -18,29 +18,21 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
-use tonic::transport::server::Router;
-use tower::layer::util::{Identity, Stack};
 
 use crate::config::Config;
 use crate::connection::Ends;
+use crate::entry::Entry;
 use crate::health::{Health, MountHealth};
-use crate::layers::GuardLayer;
+use crate::layers::Guard;
 use crate::listener::{Listener, incoming};
 use crate::opening::{ServerError, open_core};
 use crate::service::{Files, Front, Mmaps, Processes};
+use crate::transport::Transport;
 
 /// What a message needs beside its data: the other fields, a path of 4 KiB among them, with room to spare.
 const MESSAGE_SLACK: usize = 64 * 1024;
-/// Bytes of a request's headers: hyper's default, and far more than the contract's headers take.
-const HEADER_LIST_MAX: u32 = 16 * 1024;
-/// Bytes that a peer may send ahead on a stream and on a connection: a quarter of the largest message, and
-/// four such streams. 1 MiB a round trip of 10 ms is 100 MiB/s.
-const STREAM_WINDOW: u32 = 1 << 20;
-/// See [`STREAM_WINDOW`].
-const CONNECTION_WINDOW: u32 = 4 << 20;
-/// How often a silent connection is asked for a sign of life, and how long the sign may take. A client whose
-/// machine vanished is noticed within their sum, and its processes' grace begins.
-const KEEPALIVE: Duration = Duration::from_secs(10);
+/// Part of the memory that answers may hold which clients have not taken yet.
+const UNSENT_SHARE: u64 = 4;
 /// How long the start waits to learn whether files with unsynced pages changed while the server was away. What
 /// is not known by then is found out while it serves.
 const SETTLE_TIME: Duration = Duration::from_secs(5);
@@ -141,15 +133,16 @@ impl Server {
         let _closed = closing.clone().drop_guard();
         let mut stops = std::pin::pin!(stops.chain(futures::stream::pending()));
 
-        let router = router(&config, &manager, &health, stopping)?;
+        let entry = entry(&config, &manager, &health, stopping)?;
         let places = Arc::new(Semaphore::new(config.bounds.connections));
-        let connections = incoming(listeners, &places, config.bounds.calls_per_connection, &ends);
-        let serving = router.serve_with_incoming_shutdown(connections, stopping.clone().cancelled_owned());
+        let connections = incoming(listeners, &places, &ends);
+        let transport = Transport::new(entry, &config.bounds, config.limits.memory / UNSENT_SHARE, &ends);
+        let serving = transport.serve(connections);
         let mut serving = Box::pin(serving);
         tokio::select! {
-            ended = &mut serving => {
+            () = &mut serving => {
                 let report = shut_down(&manager, config.shutdown_timeout).await;
-                let why = ended.err().map_or_else(|| "no more connections come in".to_owned(), |error| error.to_string());
+                let why = "no more connections come in";
                 return Err(ServerError::Failed(format!("the server cannot go on: {why}; at the end: {report:?}")));
             }
             never = health.watch() => match never {},
@@ -205,24 +198,24 @@ async fn give_up(manager: &Arc<MmapManager>) -> ExitReport {
     }
 }
 
-fn router(
+fn entry(
     config: &Config,
     manager: &Arc<MmapManager>,
     health: &Health,
     stopping: &CancellationToken,
-) -> Result<Router<Stack<GuardLayer, Identity>>, ServerError> {
+) -> Result<Entry, ServerError> {
     let internal = |what: &str| ServerError::Failed(format!("the server cannot be put together: {what}"));
     let encoded_max = encoded_max(config).map_err(|error| internal(&error))?;
     let node = HeaderValue::from_str(&config.node).map_err(|error| internal(&error.to_string()))?;
-    Ok(tonic::transport::Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE))
-        .http2_max_header_list_size(HEADER_LIST_MAX)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_concurrent_streams(config.bounds.streams)
-        .layer(GuardLayer::new(node, config.bounds.calls, config.limits.max_message, encoded_max))
-        .add_routes(routes(config, manager, health, stopping).map_err(|error| internal(&error))?))
+    let front = Front {
+        manager: manager.clone(),
+        max_message: config.limits.max_message,
+        grace: config.limits.process_grace,
+        stopping: stopping.clone(),
+    };
+    let routes = routes(&front, encoded_max, health).map_err(|error| internal(&error))?;
+    let guard = Guard::new(node, config.bounds.calls, config.limits.max_message);
+    Ok(Entry::new(guard, front, routes, encoded_max))
 }
 
 /// Bytes of the largest message: its data and what it needs beside it.
@@ -231,19 +224,7 @@ fn encoded_max(config: &Config) -> Result<usize, String> {
     Ok(data_max.saturating_add(MESSAGE_SLACK))
 }
 
-fn routes(
-    config: &Config,
-    manager: &Arc<MmapManager>,
-    health: &Health,
-    stopping: &CancellationToken,
-) -> Result<Routes, String> {
-    let front = Front {
-        manager: manager.clone(),
-        max_message: config.limits.max_message,
-        grace: config.limits.process_grace,
-        stopping: stopping.clone(),
-    };
-    let max = encoded_max(config)?;
+fn routes(front: &Front, max: usize, health: &Health) -> Result<Routes, String> {
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
@@ -251,7 +232,7 @@ fn routes(
     };
     Ok(Routes::new(MmapServiceServer::new(Mmaps(front.clone())).max_decoding_message_size(max))
         .add_service(ProcessServiceServer::new(Processes(front.clone())).max_decoding_message_size(max))
-        .add_service(FileServiceServer::new(Files(front)).max_decoding_message_size(max))
+        .add_service(FileServiceServer::new(Files(front.clone())).max_decoding_message_size(max))
         .add_service(health.service())
         .add_service(reflection().build_v1().map_err(|error| error.to_string())?)
         .add_service(reflection().build_v1alpha().map_err(|error| error.to_string())?))

@@ -118,6 +118,7 @@ pub(super) const KEYS: &[Key] = &[
     Key::one("max-streams", "N", "Streams at a time on a connection, attached processes included [default: 1024]"),
     Key::one("max-calls", "N", "Calls that run at a time; more wait up to 30 s [default: 1024]"),
     Key::one("max-calls-per-connection", "N", "Calls of one connection that run at a time [default: 256]"),
+    Key::one("workers", "N", "Threads that run calls [default: the machine's cores less one, at least 1]"),
     Key::one("max-mappings", "N", "Mappings of all processes together [default: 1048576]"),
     Key::one("max-mappings-per-process", "N", "Mappings of one process [default: 65530]"),
     Key::one("max-processes", "N", "Processes, attached or not [default: 16384]"),

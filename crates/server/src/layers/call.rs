@@ -49,6 +49,21 @@ impl Call {
         request.extensions().get::<Self>().cloned().unwrap_or_else(|| Self(Arc::new(unguarded())))
     }
 
+    /// The call that begins now, past the guard's other checks, to tell its failure.
+    pub(crate) fn failed(method: &str, headers: &HeaderMap) -> Self {
+        Self(Arc::new(Inner {
+            method: method.to_owned(),
+            deadline: None,
+            trace_id: trace_id(headers),
+            received: true.into(),
+        }))
+    }
+
+    /// The method that is called: its path.
+    pub(crate) fn method(&self) -> &str {
+        &self.0.method
+    }
+
     /// When the server gives up.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.0.deadline
@@ -111,7 +126,7 @@ fn margin(time: Duration) -> Duration {
 }
 
 /// The caller's timeout: at most 8 digits and a unit, as the gRPC protocol says.
-fn timeout(headers: &HeaderMap) -> Result<Option<Duration>> {
+pub(crate) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>> {
     let Some(value) = headers.get(TIMEOUT) else { return Ok(None) };
     let text = value.to_str().unwrap_or_default();
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());

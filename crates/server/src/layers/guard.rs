@@ -1,139 +1,135 @@
-//! [`GuardLayer`]: what is promised of every call, whatever its handler does.
+//! [`Guard`]: what is promised of every call, whatever its handler does.
 //!
 //! - Every answer carries `mmap-node`: as an initial header, and with an error, which has no body, among the
 //!   trailers.
 //! - The caller's deadline ends the handler's work, and the answer says ETIMEDOUT.
-//! - A message that the transport cannot read, or finds too large, is the caller's mistake: EINVAL. So are
-//!   messages without end where one is asked for, which the transport would read for as long as they come.
+//! - A message that the transport cannot read, or finds too large, is the caller's mistake: EINVAL.
 //! - A handler's panic ends that call alone; its text goes to the log.
 //! - Of the contract's own methods at most a bounded number run, in all and of one connection; more wait a
 //!   bounded time. A request whose message does not arrive gives its place back. Health and reflection are
-//!   not counted, so that a busy server still answers whether it is well.
+//!   not counted, so that a busy server still answers whether it is well. Nor is a call that is answered at once:
+//!   it never runs beside another.
 
-use std::convert::Infallible;
 use std::future::pending;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use futures::future::BoxFuture;
-use http::{HeaderValue, Request, Response};
-use http_body_util::Limited;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use mmap_core::error::{Errno, Error};
 use mmap_proto::names::{ERROR_DOMAIN, NODE};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout_at};
-use tonic::body::Body;
 use tonic::{Code, Status};
-use tower::{Layer, Service, ServiceExt as _};
 
 use super::call::Call;
 use crate::connection::Peer;
-use crate::status::to_status;
+use crate::wire::WireBody;
 
 /// The longest wait for a place among the calls that run; as long as a store may take to fail.
-const ADMISSION_TIME: Duration = Duration::from_secs(30);
+pub(crate) const ADMISSION_TIME: Duration = Duration::from_secs(30);
 /// The longest wait for a request's message: the largest one, 4 MiB, at 70 KiB/s.
 const RECEIVE_TIME: Duration = Duration::from_secs(60);
 
-/// Bytes before each message of a stream: whether it is compressed, and its length.
-const PREFIX_LENGTH: usize = 5;
-
-/// Puts the guard around a service.
+/// What stands around the calls. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct GuardLayer(Arc<Shared>);
+pub(crate) struct Guard(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
+    /// The headers of an answer that is none of a handler behind tonic.
+    headers: HeaderMap,
     node: HeaderValue,
     calls: Arc<Semaphore>,
     calls_max: usize,
     max_message: u64,
-    /// Bytes of a request with one message, its five bytes of prefix included.
-    request_max: usize,
 }
 
-impl GuardLayer {
+impl Guard {
     /// A guard that lets at most `calls` calls run, of all connections together, each with at most `max_message`
-    /// bytes of data in a message of at most `encoded_max` bytes.
-    pub(crate) fn new(node: HeaderValue, calls: usize, max_message: u64, encoded_max: usize) -> Self {
-        let request_max = encoded_max.saturating_add(PREFIX_LENGTH);
-        Self(Arc::new(Shared {
-            node,
-            calls: Arc::new(Semaphore::new(calls)),
-            calls_max: calls,
-            max_message,
-            request_max,
-        }))
-    }
-}
-
-impl<S> Layer<S> for GuardLayer {
-    type Service = Guard<S>;
-
-    fn layer(&self, inner: S) -> Guard<S> {
-        Guard { shared: self.0.clone(), inner }
-    }
-}
-
-/// A service with the guard around it.
-#[derive(Clone, Debug)]
-pub(crate) struct Guard<S> {
-    shared: Arc<Shared>,
-    inner: S,
-}
-
-impl<S> Service<Request<Body>> for Guard<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send,
-{
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        // The inner service is waited for inside the call, under its deadline.
-        Poll::Ready(Ok(()))
+    /// bytes of data in a message.
+    pub(crate) fn new(node: HeaderValue, calls: usize, max_message: u64) -> Self {
+        let grpc = (CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        let headers = [grpc, (HeaderName::from_static(NODE), node.clone())].into_iter().collect();
+        Self(Arc::new(Shared { headers, node, calls: Arc::new(Semaphore::new(calls)), calls_max: calls, max_message }))
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let (shared, inner) = (self.shared.clone(), self.inner.clone());
-        Box::pin(async move {
-            let answered = match Call::begin(request.uri().path(), request.headers()) {
-                Ok(call) => shared.run(inner, request, &call).await,
-                Err(error) => Err(to_status(&error)),
-            };
-            let mut response = answered.unwrap_or_else(Status::into_http);
-            response.headers_mut().insert(NODE, shared.node.clone());
-            Ok(response)
-        })
+    /// The largest data of a message, in bytes.
+    pub(crate) fn max_message(&self) -> u64 {
+        self.0.max_message
+    }
+
+    /// The serving node's name.
+    #[allow(dead_code, reason = "the streaming methods say it behind an error")]
+    /// The serving node's name.
+    #[allow(dead_code, reason = "the streaming methods say it behind an error")]
+    pub(crate) fn node(&self) -> &HeaderValue {
+        &self.0.node
+    }
+
+    /// An answer past tonic.
+    pub(crate) fn answer(&self, body: WireBody) -> Response<WireBody> {
+        let mut response = Response::new(body);
+        *response.headers_mut() = self.0.headers.clone();
+        response
+    }
+
+    /// The answer of a call that failed.
+    pub(crate) fn refuse(&self, status: Status) -> Response<WireBody> {
+        self.named(status.into_http())
+    }
+
+    /// Runs the handler of a call, which is of a connection's `peer`, with all that is promised of it.
+    pub(crate) async fn run(
+        &self,
+        peer: Option<&Peer>,
+        call: &Call,
+        handler: impl Future<Output = Result<Response<WireBody>, Status>>,
+    ) -> Response<WireBody> {
+        let _places = match is_counted(call.method()) {
+            true => match self.0.admit(peer, call).await {
+                Ok(places) => Some(places),
+                Err(error) => return self.refuse(call.fail(&error)),
+            },
+            false => {
+                call.set_received();
+                None
+            }
+        };
+        self.run_admitted(call, handler).await
+    }
+
+    /// As [`Guard::run`], for a call that needs no place: what it waits for is on its way.
+    pub(crate) async fn run_admitted(
+        &self,
+        call: &Call,
+        handler: impl Future<Output = Result<Response<WireBody>, Status>>,
+    ) -> Response<WireBody> {
+        match self.0.run(call, handler).await {
+            Ok(response) => self.named(response),
+            Err(status) => self.refuse(status),
+        }
+    }
+
+    fn named(&self, mut response: Response<WireBody>) -> Response<WireBody> {
+        response.headers_mut().insert(NODE, self.0.node.clone());
+        response
     }
 }
 
 impl Shared {
-    async fn run<S>(&self, inner: S, mut request: Request<Body>, call: &Call) -> Result<Response<Body>, Status>
-    where
-        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
-    {
-        let counted = is_counted(request.uri().path());
-        let peer = request.extensions().get::<Peer>().cloned();
-        let _places =
-            if counted { Some(self.admit(peer, call).await.map_err(|error| call.fail(&error))?) } else { None };
-        if !counted {
-            call.set_received();
-        }
-        if counted && !is_client_streaming(request.uri().path()) {
-            request = request.map(|body| Body::new(Limited::new(body, self.request_max)));
-        }
-        request.extensions_mut().insert(call.clone());
+    async fn run(
+        &self,
+        call: &Call,
+        handler: impl Future<Output = Result<Response<WireBody>, Status>>,
+    ) -> Result<Response<WireBody>, Status> {
         let late = Instant::now() + RECEIVE_TIME;
         // The handler's state is dropped with its panic, and what it shares with others is the core's, whose
         // locks are not poisoned and whose invariants hold between statements.
-        let mut handler = pin!(AssertUnwindSafe(inner.oneshot(request)).catch_unwind());
+        let mut handler = pin!(AssertUnwindSafe(handler).catch_unwind());
         loop {
             let receive_by = (!call.is_received()).then_some(late);
             let next = [call.deadline(), receive_by].into_iter().flatten().min();
@@ -143,7 +139,7 @@ impl Shared {
                     return match answered {
                         Ok(Ok(response)) if call.is_received() => Ok(response),
                         Ok(Ok(response)) => self.without_message(response, call),
-                        Ok(Err(never)) => match never {},
+                        Ok(Err(status)) => Err(status),
                         Err(panic) => Err(call.fail_by_fault(panic_text(panic.as_ref()))),
                     };
                 }
@@ -160,7 +156,7 @@ impl Shared {
 
     /// The answer to a request whose message never reached its handler: the transport made it, and says with a
     /// code of its own that the message is at fault.
-    fn without_message(&self, response: Response<Body>, call: &Call) -> Result<Response<Body>, Status> {
+    fn without_message(&self, response: Response<WireBody>, call: &Call) -> Result<Response<WireBody>, Status> {
         let status = Status::from_header_map(response.headers());
         let made = status.as_ref().map(|status| (status.code(), status.message()));
         let error = match made {
@@ -183,7 +179,7 @@ impl Shared {
     /// A place for the call among its connection's and among all.
     async fn admit(
         &self,
-        peer: Option<Peer>,
+        peer: Option<&Peer>,
         call: &Call,
     ) -> Result<(Option<OwnedSemaphorePermit>, OwnedSemaphorePermit), Error> {
         let latest = Instant::now() + ADMISSION_TIME;
@@ -191,7 +187,7 @@ impl Shared {
         let places = async {
             let own = match peer {
                 // The semaphores are never closed, so an error cannot come; without a place nothing is lost.
-                Some(peer) => peer.calls.acquire_owned().await.ok(),
+                Some(peer) => peer.calls.clone().acquire_owned().await.ok(),
                 None => None,
             };
             (own, self.calls.clone().acquire_owned().await)
@@ -216,14 +212,18 @@ impl Shared {
     }
 }
 
-/// Whether a call takes a place: the contract's methods do.
-fn is_counted(path: &str) -> bool {
-    path.strip_prefix('/').and_then(|path| path.strip_prefix(ERROR_DOMAIN)).is_some_and(|rest| rest.starts_with('.'))
+/// Runs `work`, which ends at once.
+///
+/// # Errors
+/// The text of its panic, which is a fault of its call alone.
+pub(crate) fn catch<R>(work: impl FnOnce() -> R) -> Result<R, String> {
+    // As in `Shared::run`: what it leaves behind is fit for others.
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| panic_text(panic.as_ref()).to_owned())
 }
 
-/// Whether a method takes a stream of messages: then they may be many.
-fn is_client_streaming(path: &str) -> bool {
-    path.ends_with("/MmapWriteStream") || path.ends_with("/MmapPipeline")
+/// Whether a call takes a place: the contract's methods do.
+pub(crate) fn is_counted(path: &str) -> bool {
+    path.strip_prefix('/').and_then(|path| path.strip_prefix(ERROR_DOMAIN)).is_some_and(|rest| rest.starts_with('.'))
 }
 
 fn message_overdue() -> Error {
@@ -250,44 +250,41 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
 #[cfg(test)]
 mod tests {
     use tonic_types::StatusExt as _;
-    use tower::service_fn;
 
     use super::*;
 
-    fn request(path: &str, timeout: Option<&str>) -> Request<Body> {
-        let mut request = Request::builder().uri(format!("http://server{path}"));
-        if let Some(timeout) = timeout {
-            request = request.header("grpc-timeout", timeout);
-        }
-        request.body(Body::empty()).unwrap()
+    type Answered = Result<Response<WireBody>, Status>;
+
+    fn call(path: &str, timeout: Option<&str>) -> Call {
+        let timeout =
+            timeout.map(|text| (HeaderName::from_static("grpc-timeout"), HeaderValue::try_from(text).unwrap()));
+        Call::begin(path, &timeout.into_iter().collect()).unwrap()
     }
 
-    async fn answer<F>(layer: &GuardLayer, request: Request<Body>, handler: fn(Request<Body>) -> F) -> Response<Body>
+    async fn answer<F>(guard: &Guard, call: Call, handler: fn(Call) -> F) -> Response<WireBody>
     where
-        F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
+        F: Future<Output = Answered>,
     {
-        let response = layer.layer(service_fn(handler)).oneshot(request).await.unwrap();
+        let response = guard.run(None, &call, handler(call.clone())).await;
         assert_eq!(response.headers()[NODE], "n1", "every answer carries the node's name");
         response
     }
 
-    fn reason(response: &Response<Body>) -> (Code, String) {
+    fn reason(response: &Response<WireBody>) -> (Code, String) {
         let status = Status::from_header_map(response.headers()).unwrap();
         (status.code(), status.get_error_details().error_info().unwrap().reason.clone())
     }
 
-    fn layer(calls: usize) -> GuardLayer {
-        GuardLayer::new(HeaderValue::from_static("n1"), calls, 4096, 8192)
+    fn guard(calls: usize) -> Guard {
+        Guard::new(HeaderValue::from_static("n1"), calls, 4096)
     }
 
-    async fn fine(_: Request<Body>) -> Result<Response<Body>, Infallible> {
-        Ok(Response::new(Body::empty()))
+    async fn fine(_: Call) -> Answered {
+        Ok(Response::new(WireBody::default()))
     }
 
-    async fn stuck(request: Request<Body>) -> Result<Response<Body>, Infallible> {
-        if let Some(call) = request.extensions().get::<Call>() {
-            call.set_received();
-        }
+    async fn stuck(call: Call) -> Answered {
+        call.set_received();
         pending().await
     }
 
@@ -295,13 +292,13 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_passes_with_the_nodes_name_added() {
-        let response = answer(&layer(1), request(READ, None), fine).await;
+        let response = answer(&guard(1), call(READ, None), fine).await;
         assert!(Status::from_header_map(response.headers()).is_none());
     }
 
     #[tokio::test]
     async fn a_panic_becomes_a_fault_without_its_text() {
-        let response = answer(&layer(1), request(READ, None), |_| async { panic!("a secret") }).await;
+        let response = answer(&guard(1), call(READ, None), |_| async { panic!("a secret") }).await;
         assert_eq!(reason(&response), (Code::Internal, "EFAULT".to_owned()));
         let status = Status::from_header_map(response.headers()).unwrap();
         assert!(!format!("{status:?}").contains("secret"));
@@ -310,53 +307,53 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_deadline_ends_the_call_a_little_early_with_its_reason() {
         let start = Instant::now();
-        let response = answer(&layer(1), request(READ, Some("1S")), stuck).await;
+        let response = answer(&guard(1), call(READ, Some("1S")), stuck).await;
         assert_eq!(reason(&response), (Code::DeadlineExceeded, "ETIMEDOUT".to_owned()));
         assert!((970..=985).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_call_that_waits_for_a_place_fails_by_its_deadline_or_when_none_comes_free() {
-        let layer = layer(1);
+        let guard = guard(1);
         let busy = tokio::spawn({
-            let layer = layer.clone();
-            async move { answer(&layer, request(READ, None), stuck).await }
+            let guard = guard.clone();
+            async move { answer(&guard, call(READ, None), stuck).await }
         });
         tokio::task::yield_now().await;
-        let late = answer(&layer, request(READ, Some("100m")), fine).await;
+        let late = answer(&guard, call(READ, Some("100m")), fine).await;
         assert_eq!(reason(&late), (Code::DeadlineExceeded, "ETIMEDOUT".to_owned()));
-        let full = answer(&layer, request(READ, None), fine).await;
+        let full = answer(&guard, call(READ, None), fine).await;
         assert_eq!(reason(&full), (Code::ResourceExhausted, "ENOMEM".to_owned()));
-        let health = answer(&layer, request("/grpc.health.v1.Health/Check", None), fine).await;
+        let health = answer(&guard, call("/grpc.health.v1.Health/Check", None), fine).await;
         assert!(Status::from_header_map(health.headers()).is_none(), "health needs no place");
         busy.abort();
         tokio::task::yield_now().await;
-        let free = answer(&layer, request(READ, None), fine).await;
+        let free = answer(&guard, call(READ, None), fine).await;
         assert!(Status::from_header_map(free.headers()).is_none(), "a dropped call gives its place back");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_message_that_never_arrives_gives_its_place_back() {
         let start = Instant::now();
-        let response = answer(&layer(1), request(READ, None), |_| pending()).await;
+        let response = answer(&guard(1), call(READ, None), |_| pending()).await;
         assert_eq!(reason(&response), (Code::DeadlineExceeded, "ETIMEDOUT".to_owned()));
         assert_eq!(start.elapsed().as_secs(), RECEIVE_TIME.as_secs());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_message_that_arrived_leaves_the_handler_its_time() {
-        let slow = |request: Request<Body>| async move {
-            request.extensions().get::<Call>().expect("the guard put it there").set_received();
+        let slow = |call: Call| async move {
+            call.set_received();
             tokio::time::sleep(RECEIVE_TIME * 10).await;
-            Ok(Response::new(Body::empty()))
+            Ok(Response::new(WireBody::default()))
         };
-        let response = answer(&layer(1), request(READ, None), slow).await;
+        let response = answer(&guard(1), call(READ, None), slow).await;
         assert!(Status::from_header_map(response.headers()).is_none());
     }
 
-    #[tokio::test]
-    async fn a_timeout_that_cannot_be_read_is_refused() {
-        let response = answer(&layer(1), request(READ, Some("soon")), fine).await;
-        assert_eq!(reason(&response), (Code::InvalidArgument, "EINVAL".to_owned()));
+    #[test]
+    fn a_panic_of_a_call_that_is_answered_at_once_is_caught_with_its_text() {
+        assert_eq!(catch(|| panic!("a secret")), Err::<(), _>("a secret".to_owned()));
+        assert_eq!(catch(|| 1), Ok(1));
     }
 }

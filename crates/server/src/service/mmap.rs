@@ -1,4 +1,7 @@
 //! `MmapService`: the syscalls. The streaming methods answer ENOTSUP: they come with a later version.
+//!
+//! `MmapRead` and `MmapWrite` are answered before they get here, past tonic's codec; these are the same two for
+//! whoever comes through it.
 
 use mmap_core::manager::MmapId;
 use mmap_proto::v1;

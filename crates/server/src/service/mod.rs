@@ -6,10 +6,12 @@ mod front;
 
 mod attach;
 mod conflicts;
+mod data;
 mod file;
 mod mmap;
 mod process;
 
+pub(crate) use data::{Data, Method, Progress};
 pub(crate) use file::Files;
 pub(crate) use front::Front;
 pub(crate) use mmap::Mmaps;
