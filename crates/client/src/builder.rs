@@ -153,7 +153,7 @@ impl ClientBuilder {
             max_answer: self.max_message.saturating_add(ANSWER_SLACK),
         };
         let service = self.wraps.into_iter().fold(transport::boxed(service), |service, wrap| wrap(service));
-        Client::new(Caller::new(service, settings))
+        Client::new(Caller::new(vec![service], settings))
     }
 }
 

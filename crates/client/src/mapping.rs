@@ -7,7 +7,7 @@ use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use mmap_proto::v1;
+use mmap_proto::v1::{self, mmap_pipeline_request::Op, mmap_pipeline_response::Result as Answer};
 
 use crate::{
     caller::Stubs,
@@ -24,6 +24,9 @@ pub const MESSAGE_MAX: usize = 4 << 20;
 /// that the answers of four pieces in flight fill the connection's window, and no single one blocks it.
 pub const PIECE: usize = 1 << 20;
 const PIECES_IN_FLIGHT: usize = 4;
+/// Up to here reads and writes share a stream. What is larger is a call of its own, over the connection for what is
+/// large: on the stream it would stand before the small ones, and beside its bytes the cost of a call vanishes.
+const SMALL_MAX: usize = 64 << 10;
 
 /// A range of a file, mapped into a process.
 ///
@@ -79,8 +82,19 @@ impl Mapping {
     /// `SEGV_MAPERR` outside the mapping, `SIGBUS` behind the end of the file, `SEGV_ACCERR` without [`Prot::READ`](crate::types::Prot::READ).
     pub async fn read(&self, offset: u64, length: usize) -> Result<Bytes> {
         let request = v1::MmapReadRequest { mmap_id: self.id, offset, length: length as u64 };
-        let send = |stubs: Stubs, request| async move { stubs.mmap().mmap_read(request).await };
-        let data = self.link.alive()?.call(Repeat::Idempotent, request, send).await?.into_inner().data;
+        let shared = if length <= SMALL_MAX {
+            self.link.operate(Repeat::Idempotent, Op::MmapRead(request)).await?
+        } else {
+            None
+        };
+        let data = match shared {
+            Some(Answer::MmapRead(answer)) => answer.data,
+            Some(_) => return Err(Error::protocol("a read was answered with something else")),
+            None => {
+                let send = |stubs: Stubs, request| async move { stubs.mmap().mmap_read(request).await };
+                self.link.alive()?.bulk().call(Repeat::Idempotent, request, send).await?.into_inner().data
+            }
+        };
         if data.len() != length {
             let answered = data.len();
             return Err(Error::protocol(format!("a read of {length} bytes was answered with {answered}")));
@@ -125,8 +139,19 @@ impl Mapping {
         let data = data.into();
         let length = data.len() as u64;
         let request = v1::MmapWriteRequest { mmap_id: self.id, offset, data };
-        let send = |stubs: Stubs, request| async move { stubs.mmap().mmap_write(request).await };
-        let written = self.link.alive()?.call(Repeat::Unsent, request, send).await?.into_inner().written;
+        let shared = if request.data.len() <= SMALL_MAX {
+            self.link.operate(Repeat::Unsent, Op::MmapWrite(request.clone())).await?
+        } else {
+            None
+        };
+        let written = match shared {
+            Some(Answer::MmapWrite(answer)) => answer.written,
+            Some(_) => return Err(Error::protocol("a write was answered with something else")),
+            None => {
+                let send = |stubs: Stubs, request| async move { stubs.mmap().mmap_write(request).await };
+                self.link.alive()?.bulk().call(Repeat::Unsent, request, send).await?.into_inner().written
+            }
+        };
         if written != length {
             return Err(Error::protocol(format!("a write of {length} bytes was answered with {written} written")));
         }

@@ -11,6 +11,7 @@ mod error;
 pub mod fault;
 mod conflicts;
 mod world;
+mod pipeline;
 mod service;
 
 use std::{io, path::Path, time::Duration};

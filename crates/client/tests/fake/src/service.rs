@@ -14,6 +14,7 @@ use tonic::{
 use crate::{
     error::refuse,
     fault::{Admission, Desk},
+    pipeline,
     world::World,
 };
 
@@ -96,7 +97,7 @@ impl Service {
 #[tonic::async_trait]
 impl v1::mmap_service_server::MmapService for Service {
     type MmapReadStreamStream = BoxStream<'static, Result<v1::MmapReadStreamResponse, Status>>;
-    type MmapPipelineStream = BoxStream<'static, Result<v1::MmapPipelineResponse, Status>>;
+    type MmapPipelineStream = pipeline::Answers;
 
     async fn mmap(&self, request: Request<v1::MmapRequest>) -> Answer<v1::MmapResponse> {
         self.run("Mmap", request, |world, caller, request| {
@@ -150,8 +151,16 @@ impl v1::mmap_service_server::MmapService for Service {
         Err(not_supported())
     }
 
-    async fn mmap_pipeline(&self, _: Request<Streaming<v1::MmapPipelineRequest>>) -> Answer<Self::MmapPipelineStream> {
-        Err(not_supported())
+    async fn mmap_pipeline(
+        &self,
+        request: Request<Streaming<v1::MmapPipelineRequest>>,
+    ) -> Answer<Self::MmapPipelineStream> {
+        let (service, headers) = (self.clone(), request.metadata().clone());
+        self.run("MmapPipeline", request, |_, caller, requests| {
+            caller.pid()?;
+            Ok(pipeline::answers(service, headers, requests))
+        })
+        .await
     }
 
     async fn list_mappings(&self, request: Request<v1::ListMappingsRequest>) -> Answer<v1::ListMappingsResponse> {

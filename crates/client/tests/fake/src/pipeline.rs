@@ -1,0 +1,55 @@
+//! The pipeline over the same handlers as the calls: an operation is written down, refused and left hanging under its
+//! method's name, whichever way it came.
+
+use futures::{StreamExt, stream::BoxStream};
+use mmap_proto::v1::{
+    self, mmap_pipeline_request::Op, mmap_pipeline_response::Result as Answer, mmap_service_server::MmapService,
+};
+use prost::Message;
+use tonic::{Request, Status, Streaming, metadata::MetadataMap};
+use tonic_types::pb;
+
+/// Operations of a stream at a time, as the real server has it.
+const IN_FLIGHT: usize = 256;
+
+pub(crate) type Answers = BoxStream<'static, Result<v1::MmapPipelineResponse, Status>>;
+
+/// Answers operations as they are ready; each starts when those before it have started.
+pub(crate) fn answers<S>(service: S, headers: MetadataMap, requests: Streaming<v1::MmapPipelineRequest>) -> Answers
+where
+    S: MmapService + Clone,
+{
+    let answers = requests.map(move |request| {
+        let (service, headers) = (service.clone(), headers.clone());
+        async move {
+            let v1::MmapPipelineRequest { tag, op } = request?;
+            let result = operate(&service, headers, op).await;
+            let result = result.unwrap_or_else(|status| Answer::Error(on_the_wire(&status)));
+            Ok(v1::MmapPipelineResponse { tag, result: Some(result) })
+        }
+    });
+    answers.buffer_unordered(IN_FLIGHT).boxed()
+}
+
+async fn operate<S: MmapService>(service: &S, headers: MetadataMap, op: Option<Op>) -> Result<Answer, Status> {
+    fn request<Q>(headers: MetadataMap, message: Q) -> Request<Q> {
+        let mut request = Request::new(message);
+        *request.metadata_mut() = headers;
+        request
+    }
+    Ok(match op {
+        Some(Op::Mmap(op)) => Answer::Mmap(service.mmap(request(headers, op)).await?.into_inner()),
+        Some(Op::MmapRead(op)) => Answer::MmapRead(service.mmap_read(request(headers, op)).await?.into_inner()),
+        Some(Op::MmapWrite(op)) => Answer::MmapWrite(service.mmap_write(request(headers, op)).await?.into_inner()),
+        Some(Op::Msync(op)) => Answer::Msync(service.msync(request(headers, op)).await?.into_inner()),
+        Some(Op::Munmap(op)) => Answer::Munmap(service.munmap(request(headers, op)).await?.into_inner()),
+        Some(Op::MmapStats(op)) => Answer::MmapStats(service.mmap_stats(request(headers, op)).await?.into_inner()),
+        None => return Err(Status::invalid_argument("an operation is missing")),
+    })
+}
+
+fn on_the_wire(status: &Status) -> pb::Status {
+    // A bare status has no details, which decode to an empty one.
+    let details = pb::Status::decode(status.details()).unwrap_or_default().details;
+    pb::Status { code: status.code().into(), message: status.message().to_owned(), details }
+}
