@@ -64,10 +64,15 @@ impl Caller {
         self.services.len()
     }
 
+    /// The same caller over another connection.
+    pub(crate) fn over(&self, connection: usize) -> Self {
+        Self { connection: connection.min(self.services.len() - 1), ..self.clone() }
+    }
+
     /// The same caller over the last connection, for what is large: a small call would have to wait until megabytes
     /// before it have gone through the socket.
     pub(crate) fn bulk(&self) -> Self {
-        Self { connection: self.services.len() - 1, ..self.clone() }
+        self.over(usize::MAX)
     }
 
     pub(crate) fn settings(&self) -> &Settings {
@@ -131,9 +136,8 @@ impl Caller {
         self.settings.deadline.min(DEADLINE_MAX)
     }
 
-    /// Opens a stream of `MmapService` that sends `body`, over one of the connections. Without a deadline: that is
-    /// the affair of who reads it.
-    pub(crate) async fn open(&self, connection: usize, method: &'static str, body: Body) -> Result<Messages> {
+    /// Opens a stream of `MmapService` that sends `body`. Without a deadline: that is the affair of who reads it.
+    pub(crate) async fn open(&self, method: &'static str, body: Body) -> Result<Messages> {
         let (metadata, _, body) = self.request(body).into_parts();
         let mut request = http::Request::new(body);
         *request.method_mut() = http::Method::POST;
@@ -144,7 +148,7 @@ impl Caller {
         request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
         request.headers_mut().insert(header::CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE);
         request.extensions_mut().insert(GrpcMethod::new(SERVICE_NAME, method));
-        let service = self.services[connection % self.services.len()].clone();
+        let service = self.services[self.connection].clone();
         Messages::new(service.oneshot(request).await?, self.settings.max_answer)
     }
 

@@ -96,20 +96,28 @@ impl Link {
         }
     }
 
-    /// Does a small operation over the process's pipeline, repeating it as `repeat` allows. `None`: the server has no
-    /// pipeline, and the operation is to be called by itself.
-    pub(crate) async fn operate(&self, repeat: Repeat, op: Op) -> Result<Option<Answer>> {
+    /// Does a small operation over the process's pipeline, repeating it as `repeat` allows. `None`: it is not small, or
+    /// the server has no pipeline, and the operation is to be called by itself.
+    pub(crate) async fn operate(
+        &self,
+        is_small: bool,
+        repeat: Repeat,
+        op: impl Fn() -> Op + Send + Sync,
+    ) -> Result<Option<Answer>> {
+        if !is_small {
+            return Ok(None);
+        }
         let caller = self.alive()?;
         let allowed = caller.allowed();
         if allowed.is_zero() {
             return Err(Error::deadline(allowed));
         }
         let due = Instant::now() + allowed;
-        match self.pipeline.run(caller, op.clone(), due, allowed).await {
+        match self.pipeline.run(caller, op(), due, allowed).await {
             // Only a failure pays for what repeating takes.
             Err(error) if retry::is_repeatable(repeat, &error) => {
-                let again = || async { self.pipeline.run(self.alive()?, op.clone(), due, allowed).await };
-                retry::resume(caller.settings().retry, repeat, due, error, again).await
+                let again = || async { self.pipeline.run(self.alive()?, op(), due, allowed).await };
+                Box::pin(retry::resume(caller.settings().retry, repeat, due, error, again)).await
             }
             ended => ended,
         }

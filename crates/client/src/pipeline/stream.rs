@@ -69,13 +69,13 @@ pub(super) enum Place<'a> {
 }
 
 impl Stream {
-    pub(super) fn open(caller: Caller, connection: usize) -> Self {
+    pub(super) fn open(caller: Caller) -> Self {
         let core = Arc::new(Core {
             places: Semaphore::new(SLOTS_MAX),
             slots: Mutex::new(Slots::new(Instant::now())),
             earlier: Notify::new(),
         });
-        let driver = tokio::spawn(drive(Arc::clone(&core), caller, connection)).abort_handle();
+        let driver = tokio::spawn(drive(Arc::clone(&core), caller)).abort_handle();
         Self { core, driver }
     }
 
@@ -199,11 +199,11 @@ impl http_body::Body for Outgoing {
 }
 
 /// The driver. Should it be dropped half-way, with its runtime or with the stream, nobody waits for ever.
-async fn drive(core: Arc<Core>, caller: Caller, connection: usize) {
+async fn drive(core: Arc<Core>, caller: Caller) {
     let mut ending = Ending { core: &core, has_begun: false, error: None };
     let error = tokio::select! {
         biased;
-        error = receive(&core, &caller, connection, &mut ending.has_begun) => error,
+        error = receive(&core, &caller, &mut ending.has_begun) => error,
         error = watch(&core) => error,
     };
     tracing::debug!(%error, "a pipeline ended");
@@ -236,9 +236,9 @@ impl Drop for Ending<'_> {
 }
 
 /// Opens the stream and hands out its answers, until it ends.
-async fn receive(core: &Arc<Core>, caller: &Caller, connection: usize, has_begun: &mut bool) -> Error {
+async fn receive(core: &Arc<Core>, caller: &Caller, has_begun: &mut bool) -> Error {
     let outgoing = Outgoing { core: Arc::clone(core), has_waited: false };
-    let mut messages = match caller.open(connection, METHOD, Body::new(outgoing)).await {
+    let mut messages = match caller.open(METHOD, Body::new(outgoing)).await {
         Ok(messages) => messages,
         Err(error) => return error,
     };

@@ -23,10 +23,14 @@ pub enum Fault {
     DoneThenBare(Code),
     /// Never answered.
     Hang,
+    /// A stream: ended with a bare `UNAVAILABLE` after so many messages.
+    Cut(usize),
+    /// A read: answered with a byte too few. An operation: answered under a tag that nobody chose, and then rightly.
+    Garble,
 }
 
 /// What is left to do with a call that was admitted.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Admission {
     /// Do it and answer.
     Plain,
@@ -34,6 +38,10 @@ pub(crate) enum Admission {
     ThenFail(Code),
     /// Do nothing, ever.
     Hang,
+    /// Break off after so many messages.
+    Cut(usize),
+    /// Answer wrongly.
+    Garble,
 }
 
 /// The book.
@@ -67,6 +75,8 @@ impl Desk {
             Some(Fault::Bare(code)) => Err(Status::new(code, "planned")),
             Some(Fault::DoneThenBare(code)) => Ok(Admission::ThenFail(code)),
             Some(Fault::Hang) => Ok(Admission::Hang),
+            Some(Fault::Cut(after)) => Ok(Admission::Cut(after)),
+            Some(Fault::Garble) => Ok(Admission::Garble),
         }
     }
 }

@@ -11,6 +11,7 @@ mod error;
 pub mod fault;
 mod conflicts;
 mod world;
+mod streams;
 mod pipeline;
 mod service;
 

@@ -1,7 +1,10 @@
 //! The pipeline over the same handlers as the calls: an operation is written down, refused and left hanging under its
 //! method's name, whichever way it came.
 
-use futures::{StreamExt, stream::BoxStream};
+use futures::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
 use mmap_proto::v1::{
     self, mmap_pipeline_request::Op, mmap_pipeline_response::Result as Answer, mmap_service_server::MmapService,
 };
@@ -9,13 +12,22 @@ use prost::Message;
 use tonic::{Request, Status, Streaming, metadata::MetadataMap};
 use tonic_types::pb;
 
+use crate::streams;
+
 /// Operations of a stream at a time, as the real server has it.
 const IN_FLIGHT: usize = 256;
 
 pub(crate) type Answers = BoxStream<'static, Result<v1::MmapPipelineResponse, Status>>;
 
-/// Answers operations as they are ready; each starts when those before it have started.
-pub(crate) fn answers<S>(service: S, headers: MetadataMap, requests: Streaming<v1::MmapPipelineRequest>) -> Answers
+/// Answers operations as they are ready; each starts when those before it have started. After `cut_after` of them the
+/// stream breaks; with `is_garbled` there is an answer before each that nobody asked for.
+pub(crate) fn answers<S>(
+    service: S,
+    headers: MetadataMap,
+    requests: Streaming<v1::MmapPipelineRequest>,
+    cut_after: usize,
+    is_garbled: bool,
+) -> Answers
 where
     S: MmapService + Clone,
 {
@@ -28,7 +40,13 @@ where
             Ok(v1::MmapPipelineResponse { tag, result: Some(result) })
         }
     });
-    answers.buffer_unordered(IN_FLIGHT).boxed()
+    let answers =
+        answers.buffer_unordered(IN_FLIGHT).flat_map(move |answer: Result<v1::MmapPipelineResponse, Status>| {
+            let unasked = is_garbled.then(|| Ok(v1::MmapPipelineResponse { tag: u64::MAX, result: None }));
+            stream::iter(unasked.into_iter().chain([answer]))
+        });
+    let cut = (cut_after < usize::MAX).then(|| Err(streams::cut()));
+    answers.take(cut_after).chain(stream::iter(cut)).boxed()
 }
 
 async fn operate<S: MmapService>(service: &S, headers: MetadataMap, op: Option<Op>) -> Result<Answer, Status> {

@@ -14,7 +14,7 @@ use tonic::{
 use crate::{
     error::refuse,
     fault::{Admission, Desk},
-    pipeline,
+    pipeline, streams,
     world::World,
 };
 
@@ -69,17 +69,31 @@ impl Service {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    async fn admit(&self, method: &'static str, headers: &MetadataMap) -> Result<Admission, Status> {
+        let admission = self.desk().admit(method, headers)?;
+        if admission == Admission::Hang {
+            // The caller's deadline, or the end of this server, ends it.
+            std::future::pending::<()>().await;
+        }
+        Ok(admission)
+    }
+
     async fn run<Q: Send, R>(
         &self,
         method: &'static str,
         request: Request<Q>,
         act: impl FnOnce(&mut World, &Caller, Q) -> Result<R, Status> + Send,
     ) -> Answer<R> {
-        let admission = self.desk().admit(method, request.metadata())?;
-        if admission == Admission::Hang {
-            // The caller's deadline, or the end of this server, ends it.
-            std::future::pending::<()>().await;
-        }
+        let admission = self.admit(method, request.metadata()).await?;
+        self.act(admission, request, act)
+    }
+
+    fn act<Q, R>(
+        &self,
+        admission: Admission,
+        request: Request<Q>,
+        act: impl FnOnce(&mut World, &Caller, Q) -> Result<R, Status>,
+    ) -> Answer<R> {
         let caller = Caller::new(request.metadata());
         let answer = act(&mut self.world(), &caller, request.into_inner()).map_err(|mut status| {
             status.metadata_mut().insert(names::NODE, node());
@@ -111,10 +125,11 @@ impl v1::mmap_service_server::MmapService for Service {
     }
 
     async fn mmap_read(&self, request: Request<v1::MmapReadRequest>) -> Answer<v1::MmapReadResponse> {
-        self.run("MmapRead", request, |world, caller, request| {
+        let admission = self.admit("MmapRead", request.metadata()).await?;
+        self.act(admission, request, |world, caller, mut request| {
+            request.length -= u64::from(admission == Admission::Garble);
             Ok(v1::MmapReadResponse { data: world.read(caller.pid()?, &request)?.into() })
         })
-        .await
     }
 
     async fn mmap_write(&self, request: Request<v1::MmapWriteRequest>) -> Answer<v1::MmapWriteResponse> {
@@ -140,27 +155,38 @@ impl v1::mmap_service_server::MmapService for Service {
         .await
     }
 
-    async fn mmap_read_stream(&self, _: Request<v1::MmapReadStreamRequest>) -> Answer<Self::MmapReadStreamStream> {
-        Err(not_supported())
+    async fn mmap_read_stream(
+        &self,
+        request: Request<v1::MmapReadStreamRequest>,
+    ) -> Answer<Self::MmapReadStreamStream> {
+        let admission = self.admit("MmapReadStream", request.metadata()).await?;
+        let (pid, service) = (Caller::new(request.metadata()).pid()?, self.clone());
+        let read = move |request| Ok(service.world().read(pid, &request)?.into());
+        Ok(Response::new(streams::pieces(request.into_inner(), cut_after(&admission), read)?))
     }
 
     async fn mmap_write_stream(
         &self,
-        _: Request<Streaming<v1::MmapWriteStreamRequest>>,
+        request: Request<Streaming<v1::MmapWriteStreamRequest>>,
     ) -> Answer<v1::MmapWriteStreamResponse> {
-        Err(not_supported())
+        let admission = self.admit("MmapWriteStream", request.metadata()).await?;
+        let pid = Caller::new(request.metadata()).pid()?;
+        let write = |request: v1::MmapWriteRequest| self.world().write(pid, &request);
+        let written = streams::writes(request.into_inner(), cut_after(&admission), write).await?;
+        Ok(Response::new(v1::MmapWriteStreamResponse { written }))
     }
 
     async fn mmap_pipeline(
         &self,
         request: Request<Streaming<v1::MmapPipelineRequest>>,
     ) -> Answer<Self::MmapPipelineStream> {
+        let admission = self.admit("MmapPipeline", request.metadata()).await?;
         let (service, headers) = (self.clone(), request.metadata().clone());
-        self.run("MmapPipeline", request, |_, caller, requests| {
+        let is_garbled = admission == Admission::Garble;
+        self.act(admission, request, |_, caller, requests| {
             caller.pid()?;
-            Ok(pipeline::answers(service, headers, requests))
+            Ok(pipeline::answers(service, headers, requests, cut_after(&admission), is_garbled))
         })
-        .await
     }
 
     async fn list_mappings(&self, request: Request<v1::ListMappingsRequest>) -> Answer<v1::ListMappingsResponse> {
@@ -278,6 +304,10 @@ impl v1::file_service_server::FileService for Service {
     }
 }
 
-fn not_supported() -> Status {
-    refuse(Reason::NotSup, "the fake has no streams of data", &[])
+/// After how many messages a stream is to be cut.
+fn cut_after(admission: &Admission) -> usize {
+    match admission {
+        Admission::Cut(after) => *after,
+        Admission::Plain | Admission::ThenFail(_) | Admission::Hang | Admission::Garble => usize::MAX,
+    }
 }
