@@ -121,13 +121,13 @@ async fn another_stream_is_made_when_one_is_full_and_then_one_waits_in_line() {
 #[tokio::test]
 async fn a_stream_that_breaks_is_made_again_and_its_reads_go_on() {
     let scene = scene().await;
-    scene.fake.plan("MmapPipeline", Fault::Cut(3));
+    scene.fake.plan("MmapPipeline", Fault::Cut(3, Reason::Io));
     for read in within(join_all((0..10).map(|at| scene.mapping.read(at, 1)))).await {
         assert_eq!(read.expect("it is repeated"), "\0");
     }
     assert_eq!(scene.fake.calls("MmapPipeline"), 2);
 
-    scene.fake.plan("MmapPipeline", Fault::Cut(0));
+    scene.fake.plan("MmapPipeline", Fault::Cut(0, Reason::Io));
     let own = scene_like(&scene).await;
     let error = own.1.write(0, "x").await.expect_err("its fate is unknown");
     assert_eq!((error.kind(), error.is_surely_without_effect()), (ErrorKind::Transport, false));

@@ -30,8 +30,8 @@ async fn scene() -> Scene {
 #[tokio::test]
 async fn a_read_stream_that_breaks_goes_on_at_the_byte_that_it_had_reached() {
     let scene = scene().await;
-    scene.fake.plan("MmapReadStream", Fault::Cut(2));
-    scene.fake.plan("MmapReadStream", Fault::Cut(1));
+    scene.fake.plan("MmapReadStream", Fault::Cut(2, Reason::Io));
+    scene.fake.plan("MmapReadStream", Fault::Cut(1, Reason::Io));
     scene.fake.plan("MmapReadStream", Fault::Refuse(Reason::Io, std::time::Duration::ZERO));
     let pieces = scene.mapping.read_stream(5, LENGTH as u64 - 5).expect("in range").chunk_length(100_000);
     let pieces: Vec<Bytes> = within(pieces.try_collect()).await.expect("it reads");
@@ -74,7 +74,7 @@ async fn what_a_write_stream_sends_is_written_in_its_order() {
 #[tokio::test]
 async fn a_write_stream_that_breaks_is_never_repeated() {
     let scene = scene().await;
-    scene.fake.plan("MmapWriteStream", Fault::Cut(1));
+    scene.fake.plan("MmapWriteStream", Fault::Cut(1, Reason::Io));
     let pieces = stream::repeat_with(|| Ok::<_, Error>(Bytes::from(vec![9; 1000]))).take(3);
     let error = within(scene.mapping.write_stream(0, pieces)).await.expect_err("it breaks");
     assert_eq!((error.code(), error.is_surely_without_effect()), (Code::Unavailable, false));

@@ -23,8 +23,8 @@ pub enum Fault {
     DoneThenBare(Code),
     /// Never answered.
     Hang,
-    /// A stream: ended with a bare `UNAVAILABLE` after so many messages.
-    Cut(usize),
+    /// A stream: ended for this reason after so many messages.
+    Cut(usize, Reason),
     /// A read: answered with a byte too few. An operation: answered under a tag that nobody chose, and then rightly.
     Garble,
 }
@@ -39,7 +39,7 @@ pub(crate) enum Admission {
     /// Do nothing, ever.
     Hang,
     /// Break off after so many messages.
-    Cut(usize),
+    Cut(usize, Reason),
     /// Answer wrongly.
     Garble,
 }
@@ -75,7 +75,7 @@ impl Desk {
             Some(Fault::Bare(code)) => Err(Status::new(code, "planned")),
             Some(Fault::DoneThenBare(code)) => Ok(Admission::ThenFail(code)),
             Some(Fault::Hang) => Ok(Admission::Hang),
-            Some(Fault::Cut(after)) => Ok(Admission::Cut(after)),
+            Some(Fault::Cut(after, reason)) => Ok(Admission::Cut(after, reason)),
             Some(Fault::Garble) => Ok(Admission::Garble),
         }
     }

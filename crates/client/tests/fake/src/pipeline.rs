@@ -12,20 +12,20 @@ use prost::Message;
 use tonic::{Request, Status, Streaming, metadata::MetadataMap};
 use tonic_types::pb;
 
-use crate::streams;
+use crate::streams::Cut;
 
 /// Operations of a stream at a time, as the real server has it.
 const IN_FLIGHT: usize = 256;
 
 pub(crate) type Answers = BoxStream<'static, Result<v1::MmapPipelineResponse, Status>>;
 
-/// Answers operations as they are ready; each starts when those before it have started. After `cut_after` of them the
-/// stream breaks; with `is_garbled` there is an answer before each that nobody asked for.
+/// Answers operations as they are ready; each starts when those before it have started. It ends with
+/// the cut; with `is_garbled` there is an answer before each that nobody asked for.
 pub(crate) fn answers<S>(
     service: S,
     headers: MetadataMap,
     requests: Streaming<v1::MmapPipelineRequest>,
-    cut_after: usize,
+    cut: Cut,
     is_garbled: bool,
 ) -> Answers
 where
@@ -45,8 +45,8 @@ where
             let unasked = is_garbled.then(|| Ok(v1::MmapPipelineResponse { tag: u64::MAX, result: None }));
             stream::iter(unasked.into_iter().chain([answer]))
         });
-    let cut = (cut_after < usize::MAX).then(|| Err(streams::cut()));
-    answers.take(cut_after).chain(stream::iter(cut)).boxed()
+    let (after, cut) = cut.unzip();
+    answers.take(after.unwrap_or(usize::MAX)).chain(stream::iter(cut.map(Err))).boxed()
 }
 
 async fn operate<S: MmapService>(service: &S, headers: MetadataMap, op: Option<Op>) -> Result<Answer, Status> {

@@ -162,7 +162,7 @@ impl v1::mmap_service_server::MmapService for Service {
         let admission = self.admit("MmapReadStream", request.metadata()).await?;
         let (pid, service) = (Caller::new(request.metadata()).pid()?, self.clone());
         let read = move |request| Ok(service.world().read(pid, &request)?.into());
-        Ok(Response::new(streams::pieces(request.into_inner(), cut_after(&admission), read)?))
+        Ok(Response::new(streams::pieces(request.into_inner(), cut(&admission), read)?))
     }
 
     async fn mmap_write_stream(
@@ -172,7 +172,7 @@ impl v1::mmap_service_server::MmapService for Service {
         let admission = self.admit("MmapWriteStream", request.metadata()).await?;
         let pid = Caller::new(request.metadata()).pid()?;
         let write = |request: v1::MmapWriteRequest| self.world().write(pid, &request);
-        let written = streams::writes(request.into_inner(), cut_after(&admission), write).await?;
+        let written = streams::writes(request.into_inner(), cut(&admission), write).await?;
         Ok(Response::new(v1::MmapWriteStreamResponse { written }))
     }
 
@@ -185,7 +185,7 @@ impl v1::mmap_service_server::MmapService for Service {
         let is_garbled = admission == Admission::Garble;
         self.act(admission, request, |_, caller, requests| {
             caller.pid()?;
-            Ok(pipeline::answers(service, headers, requests, cut_after(&admission), is_garbled))
+            Ok(pipeline::answers(service, headers, requests, cut(&admission), is_garbled))
         })
     }
 
@@ -304,10 +304,10 @@ impl v1::file_service_server::FileService for Service {
     }
 }
 
-/// After how many messages a stream is to be cut.
-fn cut_after(admission: &Admission) -> usize {
+/// After how many messages a stream is to be cut, and why.
+fn cut(admission: &Admission) -> Option<(usize, Status)> {
     match admission {
-        Admission::Cut(after) => *after,
-        Admission::Plain | Admission::ThenFail(_) | Admission::Hang | Admission::Garble => usize::MAX,
+        Admission::Cut(after, reason) => Some((*after, refuse(*reason, "the stream was cut by the test", &[]))),
+        Admission::Plain | Admission::ThenFail(_) | Admission::Hang | Admission::Garble => None,
     }
 }

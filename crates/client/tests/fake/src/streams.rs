@@ -7,10 +7,13 @@ use tonic::{Status, Streaming};
 /// Bytes a piece where the client does not say.
 const CHUNK: u64 = 256 << 10;
 
-/// The pieces of a range, each by `read`; after `cut_after` of them the stream breaks.
+/// When a stream is cut, and by what.
+pub(crate) type Cut = Option<(usize, Status)>;
+
+/// The pieces of a range, each by `read`, until the cut.
 pub(crate) fn pieces(
     request: v1::MmapReadStreamRequest,
-    cut_after: usize,
+    cut: Cut,
     read: impl Fn(v1::MmapReadRequest) -> Result<bytes::Bytes, Status> + Send + 'static,
 ) -> Result<BoxStream<'static, Result<v1::MmapReadStreamResponse, Status>>, Status> {
     let v1::MmapReadStreamRequest { mmap_id, offset, length, chunk_length } = request;
@@ -23,25 +26,26 @@ pub(crate) fn pieces(
         let data = read(v1::MmapReadRequest { mmap_id, offset, length })?;
         Ok(v1::MmapReadStreamResponse { offset, data })
     });
-    let cut = (cut_after < usize::MAX).then(|| Err(cut()));
-    Ok(stream::iter(pieces.take(cut_after).chain(cut)).boxed())
+    let (after, cut) = cut.unzip();
+    Ok(stream::iter(pieces.take(after.unwrap_or(usize::MAX)).chain(cut.map(Err))).boxed())
 }
 
-/// Writes what comes by `write`; after `cut_after` messages the stream breaks.
+/// Writes what comes by `write`, until the cut.
 pub(crate) async fn writes(
     mut messages: Streaming<v1::MmapWriteStreamRequest>,
-    mut cut_after: usize,
+    cut: Cut,
     write: impl Fn(v1::MmapWriteRequest) -> Result<u64, Status> + Send,
 ) -> Result<u64, Status> {
-    let (mut written, mut mapping) = (0, 0);
+    let (mut written, mut mapping, mut count) = (0, 0, 0);
     while let Some(v1::MmapWriteStreamRequest { mmap_id, offset, data }) = messages.message().await? {
-        cut_after = cut_after.checked_sub(1).ok_or_else(cut)?;
+        if let Some((after, status)) = &cut
+            && count >= *after
+        {
+            return Err(status.clone());
+        }
+        count += 1;
         mapping = if mmap_id == 0 { mapping } else { mmap_id };
         written += write(v1::MmapWriteRequest { mmap_id: mapping, offset, data })?;
     }
     Ok(written)
-}
-
-pub(crate) fn cut() -> Status {
-    Status::unavailable("the stream was cut by the test")
 }
