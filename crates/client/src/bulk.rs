@@ -291,3 +291,35 @@ impl http_body::Body for Writes {
         Poll::Ready(self.parts.pop_front().map(|bytes| Ok(Frame::data(bytes))))
     }
 }
+
+/// `length` bytes from `offset` on as (start, length) of at most [`PIECE`] each.
+pub(crate) fn pieces(offset: u64, length: usize) -> Result<impl Iterator<Item = (u64, usize)>> {
+    if offset.checked_add(length as u64).is_none() {
+        return Err(Error::usage(format!("offset {offset} and length {length} together are beyond 2^64")));
+    }
+    Ok((0..length).step_by(PIECE).map(move |start| (offset + start as u64, PIECE.min(length - start))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_cover_a_range_without_gap_or_overlap() {
+        for length in [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 7] {
+            let mut next = 100;
+            for (start, length) in pieces(100, length).expect("in range") {
+                assert_eq!(start, next);
+                assert!((1..=PIECE).contains(&length));
+                next += length as u64;
+            }
+            assert_eq!(next, 100 + length as u64);
+        }
+    }
+
+    #[test]
+    fn a_range_beyond_the_largest_offset_is_refused_before_anything_is_sent() {
+        assert!(pieces(u64::MAX, 2).is_err());
+        assert!(pieces(u64::MAX - 2, 2).is_ok());
+    }
+}

@@ -1,7 +1,7 @@
 //! A process's view of a range of a file: [`Mapping`], with its reads, writes and its end.
 //!
-//! Offsets are counted from the mapping's start. It holds no bytes: each read asks the server. One `read` or
-//! `write` is one message and takes effect at one instant; `read_all` and `write_all` are several, and do not.
+//! Offsets are counted from its start. It holds no bytes: each read asks the server. One `read` or `write` is one message
+//! and takes effect at one instant; the streams, `read_all` and `write_all` are several, and do not.
 
 use std::{fmt, sync::Arc};
 
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tonic::Code;
 
 use crate::{
-    bulk::{self, PIECE, ReadStream},
+    bulk::{self, PIECE, ReadStream, pieces},
     caller::Stubs,
     error::{Error, ErrorKind, Result},
     link::Link,
@@ -21,7 +21,7 @@ use crate::{
     types::{MappingInfo, Synced},
 };
 
-/// The longest single read or write that a server takes by default.
+/// The longest that a server takes by default.
 pub const MESSAGE_MAX: usize = 4 << 20;
 const PIECES_IN_FLIGHT: usize = 4;
 /// Up to here reads and writes share a stream: 64 KiB cost a third there of what a call of their own costs. Beyond,
@@ -35,6 +35,9 @@ const SMALL_MAX: usize = 64 << 10;
 /// and if that fails the mapping stays until its process ends, which syncs again. Use [`unmap`](Self::unmap) to
 /// learn how it went. Without a background task (a process from `Client::process`)
 /// a dropped mapping stays until its process ends.
+///
+/// **Order**: a call that is begun after another was answered comes after it. Of two that are in flight at once either
+/// may come first, also if one task began them.
 ///
 /// **Cancel safety**: dropping the future of a read, a sync or `stats` is harmless. A write or unmap that was
 /// cancelled may or may not have happened.
@@ -77,7 +80,8 @@ impl Mapping {
 
     /// Reads exactly `length` bytes, all at one instant. At most [`MESSAGE_MAX`] with a server's defaults.
     ///
-    /// Cancel safe; repeated by itself.
+    /// Cancel safe; repeated by itself. The bytes are where they were received, beside those of other answers, up to
+    /// 1 MiB that stays as long as one of them does: copy what you keep.
     ///
     /// # Errors
     /// `SEGV_MAPERR` outside the mapping, `SIGBUS` behind the end of the file, `SEGV_ACCERR` without [`Prot::READ`](crate::types::Prot::READ).
@@ -364,37 +368,5 @@ impl std::error::Error for UnmapError {
 impl From<UnmapError> for Error {
     fn from(failed: UnmapError) -> Self {
         failed.error
-    }
-}
-
-/// `length` bytes from `offset` on as (start, length) of at most [`PIECE`] each.
-fn pieces(offset: u64, length: usize) -> Result<impl Iterator<Item = (u64, usize)>> {
-    if offset.checked_add(length as u64).is_none() {
-        return Err(Error::usage(format!("offset {offset} and length {length} together are beyond 2^64")));
-    }
-    Ok((0..length).step_by(PIECE).map(move |start| (offset + start as u64, PIECE.min(length - start))))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pieces_cover_a_range_without_gap_or_overlap() {
-        for length in [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 7] {
-            let mut next = 100;
-            for (start, length) in pieces(100, length).expect("in range") {
-                assert_eq!(start, next);
-                assert!((1..=PIECE).contains(&length));
-                next += length as u64;
-            }
-            assert_eq!(next, 100 + length as u64);
-        }
-    }
-
-    #[test]
-    fn a_range_beyond_the_largest_offset_is_refused_before_anything_is_sent() {
-        assert!(pieces(u64::MAX, 2).is_err());
-        assert!(pieces(u64::MAX - 2, 2).is_ok());
     }
 }

@@ -231,6 +231,9 @@ async fn large_ones_go_beside_the_stream_and_hold_up_no_small_one() {
         let (large, ()) = within(async { tokio::join!(large, small) }).await;
         large.expect_err("it hangs");
         assert_eq!(mapping.read(0, 4 << 20).await.expect("it reads").len(), 4 << 20);
+        let is_shared = fake.last_peer("MmapRead") == fake.last_peer("MmapPipeline");
+        assert!(fake.last_peer("MmapRead").is_some());
+        assert_eq!(is_shared, connections == 1);
     }
     assert_eq!(fake.calls("MmapPipeline"), 3);
 }

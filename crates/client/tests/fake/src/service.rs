@@ -69,13 +69,8 @@ impl Service {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn admit(&self, method: &'static str, headers: &MetadataMap) -> Result<Admission, Status> {
-        let admission = self.desk().admit(method, headers)?;
-        if admission == Admission::Hang {
-            // The caller's deadline, or the end of this server, ends it.
-            std::future::pending::<()>().await;
-        }
-        Ok(admission)
+    fn admit<Q>(&self, method: &'static str, request: &Request<Q>) -> Result<Admission, Status> {
+        self.desk().admit(method, request)
     }
 
     async fn run<Q: Send, R>(
@@ -84,7 +79,7 @@ impl Service {
         request: Request<Q>,
         act: impl FnOnce(&mut World, &Caller, Q) -> Result<R, Status> + Send,
     ) -> Answer<R> {
-        let admission = self.admit(method, request.metadata()).await?;
+        let admission = go_on(self.admit(method, &request)?).await;
         self.act(admission, request, act)
     }
 
@@ -125,7 +120,7 @@ impl v1::mmap_service_server::MmapService for Service {
     }
 
     async fn mmap_read(&self, request: Request<v1::MmapReadRequest>) -> Answer<v1::MmapReadResponse> {
-        let admission = self.admit("MmapRead", request.metadata()).await?;
+        let admission = go_on(self.admit("MmapRead", &request)?).await;
         self.act(admission, request, |world, caller, mut request| {
             request.length -= u64::from(admission == Admission::Garble);
             Ok(v1::MmapReadResponse { data: world.read(caller.pid()?, &request)?.into() })
@@ -159,7 +154,7 @@ impl v1::mmap_service_server::MmapService for Service {
         &self,
         request: Request<v1::MmapReadStreamRequest>,
     ) -> Answer<Self::MmapReadStreamStream> {
-        let admission = self.admit("MmapReadStream", request.metadata()).await?;
+        let admission = go_on(self.admit("MmapReadStream", &request)?).await;
         let (pid, service) = (Caller::new(request.metadata()).pid()?, self.clone());
         let read = move |request| Ok(service.world().read(pid, &request)?.into());
         Ok(Response::new(streams::pieces(request.into_inner(), cut(&admission), read)?))
@@ -169,7 +164,7 @@ impl v1::mmap_service_server::MmapService for Service {
         &self,
         request: Request<Streaming<v1::MmapWriteStreamRequest>>,
     ) -> Answer<v1::MmapWriteStreamResponse> {
-        let admission = self.admit("MmapWriteStream", request.metadata()).await?;
+        let admission = go_on(self.admit("MmapWriteStream", &request)?).await;
         let pid = Caller::new(request.metadata()).pid()?;
         let write = |request: v1::MmapWriteRequest| self.world().write(pid, &request);
         let written = streams::writes(request.into_inner(), cut(&admission), write).await?;
@@ -180,7 +175,7 @@ impl v1::mmap_service_server::MmapService for Service {
         &self,
         request: Request<Streaming<v1::MmapPipelineRequest>>,
     ) -> Answer<Self::MmapPipelineStream> {
-        let admission = self.admit("MmapPipeline", request.metadata()).await?;
+        let admission = go_on(self.admit("MmapPipeline", &request)?).await;
         let (service, headers) = (self.clone(), request.metadata().clone());
         let is_garbled = admission == Admission::Garble;
         self.act(admission, request, |_, caller, requests| {
@@ -302,6 +297,15 @@ impl v1::file_service_server::FileService for Service {
         })
         .await
     }
+}
+
+/// Where a call hangs that is to hang.
+async fn go_on(admission: Admission) -> Admission {
+    if admission == Admission::Hang {
+        // The caller's deadline, or the end of this server, ends it.
+        std::future::pending::<()>().await;
+    }
+    admission
 }
 
 /// After how many messages a stream is to be cut, and why.
