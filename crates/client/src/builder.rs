@@ -116,7 +116,7 @@ impl ClientBuilder {
     }
 
     /// Lets `interceptor` see and change every call's headers: an `authorization`, a `traceparent`. The last one
-    /// given is the first to run.
+    /// given is the first to run. The small reads and writes of a process share a stream, and with it its headers.
     pub fn interceptor<I>(mut self, interceptor: I) -> Self
     where
         I: Interceptor + Clone + Send + Sync + 'static,

@@ -58,7 +58,7 @@ struct Slot {
 }
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Slots {
     slots: Vec<Slot>,
     free: Vec<usize>,
@@ -89,26 +89,12 @@ pub(super) struct Due {
 }
 
 impl Slots {
-    pub(super) fn new(now: Instant) -> Self {
-        let slot = |index| Slot { state: State::Free, tag: index as u64, end: 0, due: now };
-        Self {
-            slots: (0..SLOTS_MAX).map(slot).collect(),
-            free: (0..SLOTS_MAX).rev().collect(),
-            unsent: BytesMut::new(),
-            put: 0,
-            taken: 0,
-            sender: None,
-            next_due: None,
-            has_ended: false,
-        }
-    }
-
     /// Takes an operation. `None`: the stream has ended, or (against the rules) no slot is free.
     pub(super) fn submit(&mut self, op: Op, due: Instant) -> Option<Submitted> {
         if self.has_ended {
             return None;
         }
-        let index = self.free.pop()?;
+        let index = self.free.pop().or_else(|| self.grow(due))?;
         let slot = self.slots.get_mut(index)?;
         slot.tag = slot.tag.wrapping_add(SLOTS_MAX as u64);
         let before = self.unsent.len();
@@ -120,6 +106,15 @@ impl Slots {
             self.next_due = Some(due);
         }
         Some(Submitted { index, sender: self.sender.take(), is_earliest })
+    }
+
+    /// One more slot: a program with one operation at a time needs one.
+    fn grow(&mut self, due: Instant) -> Option<usize> {
+        let index = self.slots.len();
+        (index < SLOTS_MAX).then(|| {
+            self.slots.push(Slot { state: State::Free, tag: index as u64, end: 0, due });
+            index
+        })
     }
 
     /// Whether somebody waits beside the one whose operation came last: then more is to be sent soon.
@@ -300,7 +295,7 @@ mod tests {
     #[test]
     fn an_answer_goes_to_its_operation_and_to_no_later_one_of_the_slot() {
         let now = Instant::now();
-        let mut slots = Slots::new(now);
+        let mut slots = Slots::default();
         let index = read(&mut slots, now + LATER);
         let tag = slots.slots[index].tag;
         assert!(outcome(&mut slots, index).is_none());
@@ -318,7 +313,7 @@ mod tests {
     #[test]
     fn a_slot_whose_caller_went_away_is_free_when_the_answer_comes_and_not_before() {
         let now = Instant::now();
-        let mut slots = Slots::new(now);
+        let mut slots = Slots::default();
         let all: Vec<_> = (0..SLOTS_MAX).map(|_| read(&mut slots, now + LATER)).collect();
         assert_eq!(slots.abandon(all[7]), Freed(false));
         let op = Op::MmapRead(v1::MmapReadRequest::default());
@@ -335,7 +330,7 @@ mod tests {
     #[test]
     fn who_is_late_is_told_alone_and_a_server_that_never_answers_is_noticed() {
         let now = Instant::now();
-        let mut slots = Slots::new(now);
+        let mut slots = Slots::default();
         let (soon, later) = (read(&mut slots, now + Duration::from_secs(1)), read(&mut slots, now + LATER));
         let due = slots.expire(now, &mut Vec::new());
         assert_eq!(due.next, Some(now + Duration::from_secs(1)));
@@ -352,7 +347,7 @@ mod tests {
     #[test]
     fn an_answer_that_comes_before_its_caller_knew_that_it_is_late_is_in_time() {
         let now = Instant::now();
-        let mut slots = Slots::new(now);
+        let mut slots = Slots::default();
         let index = read(&mut slots, now);
         slots.expire(now, &mut Vec::new());
         let tag = slots.slots[index].tag;
@@ -363,7 +358,7 @@ mod tests {
     #[test]
     fn the_driver_is_called_only_for_what_is_due_first() {
         let now = Instant::now();
-        let mut slots = Slots::new(now);
+        let mut slots = Slots::default();
         let mut is_earliest =
             |due| slots.submit(Op::MmapRead(v1::MmapReadRequest::default()), due).expect("there is room").is_earliest;
         assert!(is_earliest(now + LATER));
@@ -375,7 +370,7 @@ mod tests {
     fn when_the_stream_breaks_only_what_was_wholly_handed_over_may_have_happened() {
         let error = |kind| Outcome::Failed(Error::new(kind, Code::Unavailable, "broken"));
         let now = Instant::now();
-        let mut slots = Slots::new(now);
+        let mut slots = Slots::default();
         let sent = read(&mut slots, now + LATER);
         assert!(send(&mut slots) > 0);
         let write = v1::MmapWriteRequest { mmap_id: 1, offset: 0, data: vec![0; SEND_MAX].into() };

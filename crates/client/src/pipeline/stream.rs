@@ -70,11 +70,8 @@ pub(super) enum Place<'a> {
 
 impl Stream {
     pub(super) fn open(caller: Caller) -> Self {
-        let core = Arc::new(Core {
-            places: Semaphore::new(SLOTS_MAX),
-            slots: Mutex::new(Slots::new(Instant::now())),
-            earlier: Notify::new(),
-        });
+        let core =
+            Arc::new(Core { places: Semaphore::new(SLOTS_MAX), slots: Mutex::default(), earlier: Notify::new() });
         let driver = tokio::spawn(drive(Arc::clone(&core), caller)).abort_handle();
         Self { core, driver }
     }
