@@ -13,14 +13,16 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
+use super::ahead::Begun;
 use super::state::{FileState, Found};
-use super::{FaultCounts, File};
+use super::{FaultCounts, File, ReadAhead};
 use crate::block::{DirtyBlock, ReadBytes, slice_padded};
 use crate::budget::Reservation;
 use crate::caller::MmapId;
 use crate::error::{Errno, Error, Result};
 use crate::journal::{Lsn, Room};
 use crate::overlay::{CowMemory, OwnPage, Written};
+use crate::readahead::Met;
 use crate::spill::{InHand, Slot};
 use crate::units::{BLOCK_SIZE, BlockIndex, ByteRange, PAGE_LEN, PAGE_SIZE, PageIndex, PageMask};
 
@@ -33,6 +35,8 @@ pub struct Access<'a> {
     pub overlay: Option<&'a CowMemory>,
     /// The mapping's counters.
     pub faults: &'a FaultCounts,
+    /// What is read ahead of the mapping's readers.
+    pub ahead: &'a ReadAhead,
     /// When the caller stops waiting.
     pub deadline: Option<Instant>,
 }
@@ -53,12 +57,15 @@ impl File {
     /// SIGBUS, ESTALE, EIO, EUCLEAN.
     pub async fn read(self: &Arc<Self>, access: Access<'_>, range: ByteRange) -> Result<ReadBytes> {
         // Blocks that were fetched stay reachable until the read is through.
-        let (mut held, mut in_hand) = (Vec::new(), InHand::default());
+        let (mut held, mut in_hand, mut until) = (Vec::new(), InHand::default(), None);
         loop {
             let missing = match self.try_read(access, range, &in_hand)? {
                 Attempt::Done((bytes, said)) => {
                     if held.is_empty() {
                         access.faults.minor.fetch_add(range.block_count(), Ordering::Relaxed);
+                        if access.ahead.is_marked(range) {
+                            self.read_on(access.ahead, range, Met::Marker).keep();
+                        }
                     }
                     // A journal that has failed takes no more writes, but what is in memory can still be read.
                     let _ = self.shared.journaled(said).await;
@@ -71,11 +78,16 @@ impl File {
                 }
                 Attempt::NeedsMemory(_) => Vec::new(),
             };
+            let boarded = self.board(&missing);
+            let mut begun = Begun::default();
             if held.is_empty() {
                 access.faults.major.fetch_add(missing.len() as u64, Ordering::Relaxed);
                 access.faults.minor.fetch_add(range.block_count() - missing.len() as u64, Ordering::Relaxed);
+                let met = if boarded.joined { Met::UnderWay } else { Met::Missing };
+                begun = self.read_on(access.ahead, range, met);
             }
-            held.extend(self.fault(&missing).await?);
+            held.extend(self.landed(boarded, *until.get_or_insert_with(|| self.patience())).await?);
+            begun.keep();
         }
     }
 
@@ -137,7 +149,7 @@ impl File {
     /// EBADF if the mapping is gone, SIGBUS, EDQUOT, ENOMEM, ESTALE, EIO, EUCLEAN. After an EIO of the journal the
     /// bytes may be there: whether they survive the server is not known.
     pub async fn write(self: &Arc<Self>, access: Access<'_>, range: ByteRange, data: &[u8]) -> Result<()> {
-        let (mut held, mut in_hand) = (Vec::new(), InHand::default());
+        let (mut held, mut in_hand, mut until) = (Vec::new(), InHand::default(), None);
         let mut memory = Reservation::default();
         loop {
             // Taken anew for each attempt: whoever waits for the store must not keep others from the journal.
@@ -150,7 +162,7 @@ impl File {
                 Attempt::Done(said) => return self.shared.journaled(said).await,
                 Attempt::Missing(missing) => {
                     access.faults.major.fetch_add(missing.len() as u64, Ordering::Relaxed);
-                    held.extend(self.fault(&missing).await?);
+                    held.extend(self.fault(&missing, *until.get_or_insert_with(|| self.patience())).await?);
                 }
                 Attempt::Spilled(slots) => in_hand.bring(slots).await?,
                 Attempt::NeedsMemory(bytes) => {
