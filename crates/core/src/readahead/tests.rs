@@ -56,6 +56,10 @@ impl Reader {
         self.read(ByteRange::new(block * BLOCK_SIZE, block * BLOCK_SIZE + PAGE_SIZE))
     }
 
+    fn pages(&mut self, blocks: impl Iterator<Item = u64>) -> usize {
+        blocks.map(|block| self.page(block)).sum()
+    }
+
     fn ahead(&self) -> Vec<u64> {
         self.plans.iter().flatten().copied().collect()
     }
@@ -141,11 +145,11 @@ fn random_reads_have_nothing_read_ahead() {
 #[test]
 fn a_stream_begins_small_again_after_random_reads() {
     let mut reader = Reader::new(1 << 20, 256);
-    (0..2000).for_each(|block| drop(reader.page(block)));
+    reader.pages(0..2000);
     assert!(reader.plans.last().is_some_and(|plan| plan.len() >= 64));
-    (0..20).for_each(|number| drop(reader.page(500_000 + number * number * 7)));
+    reader.pages((0..20).map(|number| 500_000 + number * number * 7));
     let plans = reader.plans.len();
-    (2000..2600).for_each(|block| drop(reader.page(block)));
+    reader.pages(2000..2600);
     // What was ahead already is more than a small window: nothing more for a while, then small ones.
     let next = reader.plans.get(plans).map(Vec::len);
     assert!(next.is_some_and(|blocks| blocks <= 16), "{next:?}");
@@ -154,10 +158,10 @@ fn a_stream_begins_small_again_after_random_reads() {
 #[test]
 fn without_room_nothing_is_read_ahead_and_with_room_again_it_goes_on() {
     let mut reader = Reader::new(10_000, 64);
-    (0..100).for_each(|block| drop(reader.page(block)));
+    reader.pages(0..100);
     reader.space.room = 0;
     let plans = reader.plans.len();
-    (100..500).for_each(|block| drop(reader.page(block)));
+    reader.pages(100..500);
     assert_eq!(reader.plans.len(), plans);
     reader.space.room = 1000;
     let waited: usize = (500..1000).map(|block| reader.page(block)).sum();
@@ -179,7 +183,7 @@ fn an_expected_range_is_read_ahead_from_its_start_and_never_beyond_its_end() {
 fn a_fifth_stream_takes_the_place_of_the_one_touched_least_recently() {
     let mut reader = Reader::new(1 << 20, 64);
     for stream in 0..5 {
-        (0..10).for_each(|at| drop(reader.page(stream * 1000 + at)));
+        reader.pages((0..10).map(|at| stream * 1000 + at));
     }
     assert_eq!(reader.patterns.streams.len(), STREAMS);
     // Ten blocks were read and more were ahead.
