@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::File;
@@ -117,6 +118,13 @@ impl File {
         self.carry_out(ahead.update(|patterns| patterns.touch(range, met, space)))
     }
 
+    /// Takes note of a read that found everything in memory: it costs a comparison, unless it touched a marker.
+    pub(super) fn go_on_reading_ahead(self: &Arc<Self>, ahead: &ReadAhead, range: ByteRange) {
+        if ahead.is_marked(range) {
+            self.read_on(ahead, range, Met::Marker).keep();
+        }
+    }
+
     /// Somebody is going to read `range` from its start to its end: begins to bring it in, a window of it at first.
     pub fn will_read(self: &Arc<Self>, ahead: &ReadAhead, range: ByteRange) {
         let space = self.space(ahead);
@@ -149,6 +157,8 @@ impl File {
     /// Asks for what is missing of the plan, as far as there is memory for it now. What there is none for will be
     /// asked for by whoever needs it.
     fn ask_ahead(self: &Arc<Self>, plan: &Plan, stop: &CancellationToken) {
+        // Without a runtime nothing can be begun, and nothing has to be.
+        let Ok(runtime) = Handle::try_current() else { return };
         let most = (self.parts.ahead.total() / BLOCK_SIZE / 4).clamp(1, RUN_MAX);
         for blocks in plan.runs(most) {
             let bytes = (blocks.end - blocks.start) * BLOCK_SIZE;
@@ -159,7 +169,7 @@ impl File {
                 let memory = [part(&mut ahead), part(&mut fetch)];
                 let run = run.within(memory);
                 let (file, stop) = (Arc::clone(self), stop.clone());
-                self.shared.tasks.spawn(async move { stop.run_until_cancelled(file.fetch(run)).await });
+                self.shared.tasks.spawn_on(async move { stop.run_until_cancelled(file.fetch(run)).await }, &runtime);
             }
         }
     }

@@ -9,7 +9,8 @@
 //! - `observe`: asking the store what it has, and making sense of it
 //! - `fetch`: bringing missing blocks in, one fetch a block
 //! - `ahead`: bringing blocks in before they are asked for
-//! - `access`: reads and writes at one instant
+//! - `access`: reads at one instant
+//! - `write`: writes at one instant
 //! - `commit`: write-back of a consistent cut; truncation; removal
 //! - `apply`: pages that were kept aside, put onto the present content
 //! - `restore`: a file after the server was away, and what a checkpoint says of it
@@ -29,6 +30,7 @@ mod observe;
 mod fetch;
 mod ahead;
 mod access;
+mod write;
 mod commit;
 mod apply;
 mod resolve;
@@ -45,6 +47,7 @@ pub(crate) use access::no_such_mapping;
 pub use ahead::ReadAhead;
 pub use commit::{MakeFile, SyncOutcome};
 pub use registered::{MapUse, Registered};
+pub use write::Written;
 
 use self::commit::Waiter;
 use self::log::FileLog;
@@ -76,8 +79,10 @@ pub struct File {
     pub(crate) pins: AtomicUsize,
 }
 
-/// How often a mapping's accesses met the store.
+/// How often a mapping's accesses met the store. On a cache line of their own: who only looks at the mapping is
+/// not disturbed by those who count.
 #[derive(Debug, Default)]
+#[repr(align(64))]
 pub struct FaultCounts {
     /// Blocks that were in memory.
     pub minor: AtomicU64,

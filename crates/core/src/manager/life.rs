@@ -195,7 +195,7 @@ impl MmapManager {
     /// Attachments end.
     pub async fn shutdown(self: &Arc<Self>, limit: Duration) -> ShutdownReport {
         let deadline = Instant::now() + limit;
-        self.closed.cancel();
+        self.close();
         for entry in &self.mappings {
             entry.file.stop_reading_ahead(entry.read_ahead());
         }
