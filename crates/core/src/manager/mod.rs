@@ -27,6 +27,8 @@ mod mmap_tests;
 #[cfg(test)]
 mod fault_tests;
 #[cfg(test)]
+mod ahead_tests;
+#[cfg(test)]
 mod try_tests;
 #[cfg(test)]
 mod race_tests;
