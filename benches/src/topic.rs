@@ -39,9 +39,9 @@ impl Topic {
         &self.options
     }
 
-    /// Whether any table is wanted whose id contains one of these words, so that what they need has to be started.
-    pub fn wants_any(&self, ids: &[&str]) -> bool {
-        !is_interrupted() && ids.iter().any(|id| self.options.wants(id))
+    /// Whether any table of these ids is wanted, so that what they need has to be started.
+    pub fn wants_any(&self, ids: &[impl AsRef<str>]) -> bool {
+        !is_interrupted() && ids.iter().any(|id| self.options.wants(id.as_ref()))
     }
 
     /// Begins a table; `None` if it was not asked for.
