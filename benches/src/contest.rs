@@ -18,20 +18,20 @@ type Round<'a> = Box<dyn FnMut() -> Result<Sample, String> + 'a>;
 pub struct Contest<'a> {
     table: Table,
     rounds: Vec<Option<Round<'a>>>,
-    options: &'a Options,
     is_interrupted: &'a dyn Fn() -> bool,
     done: &'a mut Vec<Table>,
+    most: usize,
 }
 
 impl<'a> Contest<'a> {
     /// A table without rows, which is put into `done` when it was measured.
     pub fn new(
         table: Table,
-        options: &'a Options,
+        options: &Options,
         is_interrupted: &'a dyn Fn() -> bool,
         done: &'a mut Vec<Table>,
     ) -> Self {
-        Self { table, rounds: Vec::new(), options, is_interrupted, done }
+        Self { table, rounds: Vec::new(), is_interrupted, done, most: options.rounds }
     }
 
     /// Adds a row; `round` measures it once.
@@ -42,6 +42,11 @@ impl<'a> Contest<'a> {
     /// Adds a row that cannot be measured: why, and how to get it.
     pub fn gap(&mut self, name: &str, who: Who, why: &str) {
         self.push(name, who, Some(why.to_owned()), None);
+    }
+
+    /// Measures so many rounds at most, for what takes long.
+    pub fn at_most_rounds(&mut self, rounds: usize) {
+        self.most = self.most.min(rounds);
     }
 
     /// Adds what has to be known about the last row.
@@ -69,8 +74,8 @@ impl<'a> Contest<'a> {
 
     fn measure(mut self, warms_up: bool) {
         self.table.machine = Some(Machine::now());
-        eprintln!("{}: {} rows, {} rounds", self.table.id, self.table.rows.len(), self.options.rounds);
-        for round in usize::from(!warms_up)..=self.options.rounds {
+        eprintln!("{}: {} rows, {} rounds", self.table.id, self.table.rows.len(), self.most);
+        for round in usize::from(!warms_up)..=self.most {
             let mut order: Vec<usize> = (0..self.rounds.len()).collect();
             if round % 2 == 0 {
                 order.reverse();

@@ -22,6 +22,15 @@
 //! });
 //! ```
 
+// The tests' own: where the Python environment lies that has rclone in it. A dependency on their crate would build
+// all of the workspace with the features that only tests need.
+#[path = "../../tests/src/require.rs"]
+pub mod require;
+#[path = "../../tests/src/paths.rs"]
+pub mod paths;
+#[path = "../../tests/src/venv.rs"]
+pub mod venv;
+
 // In dependency order: a module uses only what stands above it.
 pub mod stats;
 pub mod cpu;
@@ -39,4 +48,7 @@ pub mod peers;
 pub mod servers;
 pub mod load;
 pub mod side;
+pub mod mapped;
+pub mod s3;
+pub mod bucket;
 pub mod role;

@@ -7,6 +7,7 @@ use std::process::{Command, ExitCode};
 
 use rustix::process::{Signal, set_parent_process_death_signal};
 
+use crate::mapped;
 use crate::peers::settings::Settings;
 use crate::peers::{echo, framed};
 
@@ -19,7 +20,8 @@ pub fn main() -> ExitCode {
         Some("guard") => guard(&args),
         Some("echo") => serve_echo(&args),
         Some("framed") => serve_framed(&args),
-        _ => Err("roles: guard PROGRAM ARGS..., echo SETTINGS SOCKET, framed SOCKET".to_owned()),
+        Some("mapped") => access_mapped(&args),
+        _ => Err("roles: guard PROGRAM ARGS..., echo SETTINGS SOCKET, framed SOCKET, mapped FILE ACCESS".to_owned()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -50,4 +52,11 @@ fn serve_echo(args: &[OsString]) -> Result<(), String> {
 fn serve_framed(args: &[OsString]) -> Result<(), String> {
     let socket = text(args.first())?;
     Settings::TUNED.runtime()?.block_on(framed::serve(socket)).map_err(|error| error.to_string())
+}
+
+fn access_mapped(args: &[OsString]) -> Result<(), String> {
+    let access = serde_json::from_str(text(args.get(1))?).map_err(|error| error.to_string())?;
+    let sample = mapped::act(text(args.first())?.as_ref(), access)?;
+    println!("{}", serde_json::to_string(&sample).map_err(|error| error.to_string())?);
+    Ok(())
 }
