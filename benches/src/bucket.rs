@@ -13,7 +13,7 @@ use crate::measure::measure;
 use crate::peers::settings::Settings;
 use crate::rows::{Sample, Unit};
 use crate::s3::S3;
-use crate::servers::{Server, Transport};
+use crate::servers::{MEMORY, Server, Transport};
 use crate::side::within;
 use crate::stats::quantile;
 
@@ -54,7 +54,7 @@ impl Bucket {
     }
 
     fn start(mount: &str, name: &str, stores: &[u32], size: Option<u64>) -> Result<Self, String> {
-        let server = Server::mmapd(&["--memory", "5GiB", "--mount", mount], &S3::ENV)?;
+        let server = Server::mmapd(&["--memory", MEMORY, "--mount", mount], &S3::ENV)?;
         let runtime = Settings::TUNED.runtime()?;
         let address = server.address(Transport::Tcp);
         let mapping = within(&runtime, async {

@@ -21,6 +21,10 @@ pub struct Server {
     folder: TempDir,
 }
 
+/// What mmapd is given: a file of 1 GiB has room in it, clean, and unsynced without write-back beginning by itself
+/// beside a measurement. It takes what it needs, which is less.
+pub const MEMORY: &str = "10GiB";
+
 /// What to talk over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {

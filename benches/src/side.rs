@@ -12,7 +12,7 @@ use crate::measure::measure;
 use crate::options::Options;
 use crate::peers::settings::Settings;
 use crate::rows::{Sample, Unit};
-use crate::servers::{Server, Transport};
+use crate::servers::{MEMORY, Server, Transport};
 
 /// Beyond its time a round may take this long before it counts as failed.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -106,7 +106,7 @@ impl Ours {
     /// # Errors
     /// It does not start, or does not do what it should.
     pub fn start(durability: &str) -> Result<Self, String> {
-        let args = ["--mount", "/=memory:", "--memory", "5GiB", "--durability", durability];
+        let args = ["--mount", "/=memory:", "--memory", MEMORY, "--durability", durability];
         let side = Side::of(Server::mmapd(&args, &[])?, Settings::TUNED)?;
         let file = within(&side.runtime, load::map(side.channel(Transport::Tcp), "/hot", FILE))?;
         let map = |transport| within(&side.runtime, map(side.server.address(transport)));

@@ -138,10 +138,10 @@ impl Connection {
             }
             self.send().await?;
             for _ in 0..depth {
-                match self.receive().await? {
-                    Reply::Bulk(4096) if !is_write => {}
-                    Reply::Integer(_) if is_write => {}
-                    other => return Err(format!("an unexpected reply: {other:?}")),
+                let reply = self.receive().await?;
+                let is_right = if is_write { matches!(reply, Reply::Integer(_)) } else { reply == Reply::Bulk(4096) };
+                if !is_right {
+                    return Err(format!("an unexpected reply: {reply:?}"));
                 }
             }
             done += depth;
