@@ -91,22 +91,21 @@ impl<T: AsRef<[u8]> + ?Sized> PartialEq<T> for ReadBytes {
     }
 }
 
-/// Writes `data` at `offset` of `buffer`, growing it with zeros up to a page's end where needed. Copies the
-/// buffer first if somebody else still reads it: their bytes stay as they were.
-pub fn patch(buffer: &mut Bytes, offset: usize, data: &[u8]) {
-    let end = offset + data.len();
+/// Has `fill` write the bytes `part` of `buffer`, which grows with zeros up to a page's end where needed. Copies
+/// the buffer first if somebody else still reads it: their bytes stay as they were.
+pub fn patch(buffer: &mut Bytes, part: std::ops::Range<usize>, fill: impl FnOnce(&mut [u8])) {
     let mut bytes = match std::mem::take(buffer).try_into_mut() {
         Ok(unique) => unique,
         Err(shared) => {
-            let mut copy = BytesMut::with_capacity(shared.len().max(end.next_multiple_of(PAGE_LEN)));
+            let mut copy = BytesMut::with_capacity(shared.len().max(part.end.next_multiple_of(PAGE_LEN)));
             copy.extend_from_slice(&shared);
             copy
         }
     };
-    if bytes.len() < end {
-        bytes.resize(end.next_multiple_of(PAGE_LEN), 0);
+    if bytes.len() < part.end {
+        bytes.resize(part.end.next_multiple_of(PAGE_LEN), 0);
     }
-    bytes[offset..end].copy_from_slice(data);
+    fill(&mut bytes[part]);
     *buffer = bytes.freeze();
 }
 
@@ -178,11 +177,12 @@ impl DirtyBlock {
         self.valid.minus(self.unsynced())
     }
 
-    /// Writes `data` at `offset`. Pages written only in part must be valid; `covered` are those written wholly.
-    pub fn write(&mut self, offset: usize, data: &[u8], covered: PageMask) {
-        let touched = PageMask::touched(offset..offset + data.len());
+    /// Has `fill` write the bytes `part`. Pages written only in part must be valid; `covered` are those written
+    /// wholly.
+    pub fn write(&mut self, part: std::ops::Range<usize>, covered: PageMask, fill: impl FnOnce(&mut [u8])) {
+        let touched = PageMask::touched(part.clone());
         debug_assert!(self.valid.union(covered).contains(touched), "a partly written page must be valid");
-        patch(&mut self.data, offset, data);
+        patch(&mut self.data, part, fill);
         self.valid = self.valid.union(touched);
         self.dirty = self.dirty.union(touched);
     }
@@ -193,12 +193,11 @@ impl DirtyBlock {
         for run in missing.runs() {
             let end = run.end.min(clean.len());
             if run.start < end {
-                patch(&mut self.data, run.start, &clean[run.start..end]);
+                patch(&mut self.data, run.start..end, |page| page.copy_from_slice(&clean[run.start..end]));
             }
             if end.max(run.start) < self.data.len().min(run.end) {
-                let from = end.max(run.start);
-                let zeros = self.data.len().min(run.end) - from;
-                patch(&mut self.data, from, &ZEROS[..zeros]);
+                let behind = end.max(run.start)..self.data.len().min(run.end);
+                patch(&mut self.data, behind, |rest| rest.fill(0));
             }
         }
         self.valid = PageMask::ALL;
@@ -277,11 +276,15 @@ mod tests {
         DirtyBlock::new(clean.map(Bytes::copy_from_slice), Reservation::default())
     }
 
+    fn write(block: &mut DirtyBlock, offset: usize, data: &[u8], covered: PageMask) {
+        block.write(offset..offset + data.len(), covered, |part| part.copy_from_slice(data));
+    }
+
     #[test]
     fn a_reader_keeps_its_bytes_when_the_block_is_patched() {
         let mut buffer = Bytes::from(vec![1; PAGE_LEN]);
         let reader = buffer.slice(0..4);
-        patch(&mut buffer, 0, &[9, 9]);
+        patch(&mut buffer, 0..2, |part| part.fill(9));
         assert_eq!((&reader[..], &buffer[..3]), (&[1, 1, 1, 1][..], &[9, 9, 1][..]));
     }
 
@@ -289,7 +292,7 @@ mod tests {
     fn a_patch_of_bytes_nobody_reads_copies_nothing() {
         let mut buffer = Bytes::from(vec![1; PAGE_LEN]);
         let before = buffer.as_ptr();
-        patch(&mut buffer, 5, &[2]);
+        patch(&mut buffer, 5..6, |part| part.fill(2));
         assert_eq!(buffer.as_ptr(), before);
     }
 
@@ -308,7 +311,7 @@ mod tests {
     #[test]
     fn filling_touches_only_pages_that_are_not_valid() {
         let mut block = block(None);
-        block.write(PAGE_LEN, &[7; PAGE_LEN], PageMask(0b10));
+        write(&mut block, PAGE_LEN, &[7; PAGE_LEN], PageMask(0b10));
         block.fill(&Bytes::from(vec![3; 3 * PAGE_LEN - 1]));
         assert_eq!(block.valid(), PageMask::ALL);
         assert_eq!(block.slice(PAGE_LEN - 1..PAGE_LEN + 1)[..], [3, 7]);
@@ -320,7 +323,7 @@ mod tests {
     #[test]
     fn filling_zeroes_what_an_older_buffer_held_behind_the_stores_end() {
         let mut block = block(Some(&[5; 2 * PAGE_LEN]));
-        block.write(0, &[6], PageMask::NONE);
+        write(&mut block, 0, &[6], PageMask::NONE);
         block.forget_clean();
         block.fill(&Bytes::from(vec![3; 10]));
         assert_eq!(block.slice(0..1)[..], [6]);
@@ -330,9 +333,9 @@ mod tests {
     #[test]
     fn a_page_written_during_write_back_stays_dirty() {
         let mut block = block(Some(&[0; BLOCK_LEN]));
-        block.write(0, &[1], PageMask::NONE);
+        write(&mut block, 0, &[1], PageMask::NONE);
         assert_eq!(block.begin_writing(PageMask::ALL), PageMask(1));
-        block.write(1, &[2], PageMask::NONE);
+        write(&mut block, 1, &[2], PageMask::NONE);
         block.end_writing();
         assert_eq!(block.unsynced(), PageMask(1));
         block.begin_writing(PageMask::ALL);
@@ -343,7 +346,7 @@ mod tests {
     #[test]
     fn truncation_drops_unsynced_pages_behind_the_end_and_zeroes_the_rest() {
         let mut block = block(Some(&[4; BLOCK_LEN]));
-        block.write(0, &[1; BLOCK_LEN], PageMask::ALL);
+        write(&mut block, 0, &[1; BLOCK_LEN], PageMask::ALL);
         block.truncate(PAGE_LEN + 1);
         assert_eq!(block.unsynced(), PageMask(0b11));
         assert_eq!(block.slice(PAGE_LEN..PAGE_LEN + 3)[..], [1, 0, 0]);

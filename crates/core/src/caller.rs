@@ -71,6 +71,15 @@ impl Caller {
         }
     }
 
+    /// # Errors
+    /// [`Errno::Inval`](crate::error::Errno::Inval) if the call does not name its process.
+    pub fn check_process(&self) -> Result<()> {
+        match self.pid {
+            Some(_) => Ok(()),
+            None => self.process().map(drop),
+        }
+    }
+
     /// Whether `key` is the calling process.
     pub fn is(&self, key: &ProcessKey) -> bool {
         self.pid == Some(key.pid) && self.subject == key.subject

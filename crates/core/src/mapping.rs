@@ -10,6 +10,7 @@ use crate::error::{Errno, Error, Result};
 use crate::file::{Access, FaultCounts, MapUse, Registered};
 use crate::flags::{MapFlags, ProtFlags};
 use crate::overlay::CowMemory;
+use crate::process::Process;
 use crate::table::FileRef;
 use crate::units::ByteRange;
 
@@ -19,7 +20,7 @@ pub struct MmapEntry {
     /// Its id.
     pub id: MmapId,
     /// Whose it is.
-    pub owner: ProcessKey,
+    pub process: Arc<Process>,
     /// The file.
     pub file: FileRef,
     /// The file's bytes that it maps.
@@ -34,7 +35,7 @@ impl MmapEntry {
     /// A mapping of `range` of `file`.
     pub fn new(
         id: MmapId,
-        owner: ProcessKey,
+        process: Arc<Process>,
         file: FileRef,
         range: ByteRange,
         prot: ProtFlags,
@@ -44,7 +45,12 @@ impl MmapEntry {
             MapFlags::Shared => None,
             MapFlags::Private => Some(Arc::default()),
         };
-        Self { id, owner, file, range, prot, overlay, faults: FaultCounts::default() }
+        Self { id, process, file, range, prot, overlay, faults: FaultCounts::default() }
+    }
+
+    /// Whose it is.
+    pub fn owner(&self) -> &ProcessKey {
+        &self.process.key
     }
 
     /// As its file knows it.
@@ -54,7 +60,7 @@ impl MmapEntry {
             None if self.prot.can_write() => MapUse::SharedWritable,
             None => MapUse::SharedReadOnly,
         };
-        Registered { range: self.range, owner: self.owner.clone(), prot: self.prot, usage }
+        Registered { range: self.range, owner: self.owner().clone(), prot: self.prot, usage }
     }
 
     /// Shared or private.
@@ -106,15 +112,35 @@ impl MmapEntry {
         .with("mapping_length", self.range.len()))
     }
 
+    /// The file's bytes that are to be read.
+    ///
+    /// # Errors
+    /// Those of [`MmapEntry::file_range`], then SEGV_ACCERR if its protection does not allow reading.
+    pub fn readable(&self, offset: u64, length: u64) -> Result<ByteRange> {
+        let range = self.file_range(offset, length)?;
+        self.check_readable()?;
+        Ok(range)
+    }
+
+    /// The file's bytes that are to be written.
+    ///
+    /// # Errors
+    /// Those of [`MmapEntry::file_range`], then SEGV_ACCERR if its protection does not allow writing.
+    pub fn writable(&self, offset: u64, length: u64) -> Result<ByteRange> {
+        let range = self.file_range(offset, length)?;
+        self.check_writable()?;
+        Ok(range)
+    }
+
     /// # Errors
     /// SEGV_ACCERR if its protection does not allow reading.
-    pub fn check_readable(&self) -> Result<()> {
+    fn check_readable(&self) -> Result<()> {
         if self.prot.can_read() { Ok(()) } else { Err(self.forbidden("reading")) }
     }
 
     /// # Errors
     /// SEGV_ACCERR if its protection does not allow writing.
-    pub fn check_writable(&self) -> Result<()> {
+    fn check_writable(&self) -> Result<()> {
         if self.prot.can_write() { Ok(()) } else { Err(self.forbidden("writing")) }
     }
 

@@ -16,6 +16,7 @@ use smallvec::SmallVec;
 use crate::block::{patch, slice_padded};
 use crate::budget::Reservation;
 use crate::journal::Lsn;
+use crate::slices::Slices;
 use crate::spill::{InHand, Slot};
 use crate::units::{ByteRange, PAGE_LEN, PAGE_SIZE, PageIndex};
 
@@ -111,14 +112,14 @@ impl CowMemory {
         (own, said)
     }
 
-    /// Writes `data` at the file's byte `range.start()`; `base` brings the bytes of a page that is not copied
+    /// Writes `data`, as far as `range` goes, at the file's byte `range.start()`; `base` brings the bytes of a page that is not copied
     /// yet and is written in part, `in_hand` those of a spilled one. `memory` pays for what comes into memory;
     /// what is left of it stays the caller's. `say` tells the journal what the written pages are then. All of it
     /// is written, or nothing.
-    pub fn write(
+    pub fn write<S: AsRef<[u8]>>(
         &self,
         range: ByteRange,
-        data: &[u8],
+        data: &[S],
         memory: &mut Reservation,
         in_hand: &InHand,
         base: impl Fn(PageIndex) -> Bytes,
@@ -138,14 +139,12 @@ impl CowMemory {
         let new = range.pages().filter(|page| !pages.present.contains_key(page)).count() as u64;
         let Some(paid) = memory.split(new * PAGE_SIZE) else { return Written::NeedsMemory(new * PAGE_SIZE) };
         pages.memory.merge(paid);
-        let mut rest = data;
+        let mut data = Slices::new(data);
         for page in range.pages() {
             let part = range.intersect(page.range());
             // A part of a page is at most PAGE_LEN bytes.
             #[expect(clippy::cast_possible_truncation, reason = "at most PAGE_LEN")]
             let (offset, length) = ((part.start() - page.range().start()) as usize, part.len() as usize);
-            let (head, tail) = rest.split_at(length);
-            rest = tail;
             let spilled = pages.spilled.remove(&page);
             let own = pages.present.entry(page).or_insert_with(|| {
                 let old = match spilled {
@@ -157,7 +156,7 @@ impl CowMemory {
                 Present { data: old, touched: true }
             });
             own.touched = true;
-            patch(&mut own.data, offset, head);
+            patch(&mut own.data, offset..offset + length, |part| data.fill(part));
         }
         if let Some(say) = say {
             let image = |page| Some((page, pages.present.get(&page)?.data.clone()));
@@ -301,7 +300,7 @@ mod tests {
 
     fn write(overlay: &CowMemory, range: ByteRange, data: &[u8], memory: Reservation) -> Written {
         let mut memory = memory;
-        overlay.write(range, data, &mut memory, &InHand::default(), |_| Bytes::from_static(&[1; PAGE_LEN]), SILENT)
+        overlay.write(range, &[data], &mut memory, &InHand::default(), |_| Bytes::from_static(&[1; PAGE_LEN]), SILENT)
     }
 
     fn present(overlay: &CowMemory, page: u64) -> Bytes {
@@ -322,7 +321,7 @@ mod tests {
         assert_eq!(present(&overlay, 0)[PAGE_LEN - 2..], [1, 8]);
         assert_eq!(present(&overlay, 1)[..2], [9, 1]);
         let base = |_| unreachable!();
-        let again = overlay.write(range, &[5, 6], &mut Reservation::default(), &InHand::default(), base, SILENT);
+        let again = overlay.write(range, &[[5, 6]], &mut Reservation::default(), &InHand::default(), base, SILENT);
         assert!(matches!(again, Written::Done(0, _)));
         assert_eq!(budget.used(), 2 * PAGE_SIZE);
     }
@@ -426,7 +425,7 @@ mod tests {
                         let (data, mut memory, mut in_hand) = (vec![fill; length], Reservation::default(), InHand::default());
                         loop {
                             let base = |_| Bytes::from_static(&[1; PAGE_LEN]);
-                            match overlay.write(range, &data, &mut memory, &in_hand, base, SILENT) {
+                            match overlay.write(range, &[&data], &mut memory, &in_hand, base, SILENT) {
                                 Written::Done(..) => break,
                                 Written::NeedsMemory(bytes) => memory = budget.try_take(bytes).unwrap(),
                                 Written::NeedsPages(slots) => {

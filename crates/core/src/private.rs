@@ -69,12 +69,17 @@ impl PrivateMemory {
         }
     }
 
+    /// Memory for `bytes`, if there is enough.
+    pub fn try_reserve(&self, bytes: u64) -> Option<Reservation> {
+        self.budget.try_take(bytes)
+    }
+
     /// Memory for `bytes`, made by spilling pages if there is not enough. Cancel safe.
     ///
     /// # Errors
     /// ENOMEM if there is none to be had; EIO, EUCLEAN of the disk.
     pub async fn reserve(&self, bytes: u64) -> Result<Reservation> {
-        if let Some(memory) = self.budget.try_take(bytes) {
+        if let Some(memory) = self.try_reserve(bytes) {
             return Ok(memory);
         }
         let Some(spill) = &self.spill else { return Err(self.full()) };
@@ -158,7 +163,7 @@ mod tests {
         let mut paid = memory.reserve(PAGE_SIZE).await?;
         let fill = u8::try_from(page % 256).unwrap();
         let range = ByteRange::new(page * PAGE_SIZE, (page + 1) * PAGE_SIZE);
-        let done = overlay.write(range, &[fill; PAGE_LEN], &mut paid, &InHand::default(), |_| unreachable!(), SILENT);
+        let done = overlay.write(range, &[[fill; PAGE_LEN]], &mut paid, &InHand::default(), |_| unreachable!(), SILENT);
         assert!(matches!(done, Written::Done(1, _)));
         Ok(())
     }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -31,6 +31,9 @@ pub struct Process {
     pub key: ProcessKey,
     life: Mutex<Life>,
     running: AtomicUsize,
+    /// It made a call since `last_call` was last looked at. A clock and a lock for each call would cost more than
+    /// the call.
+    called: AtomicBool,
     journal: Option<Journal>,
     /// Cancelled when the process is gone.
     pub gone: CancellationToken,
@@ -60,7 +63,7 @@ pub struct CallGuard(Arc<Process>);
 
 impl Drop for CallGuard {
     fn drop(&mut self) {
-        self.0.life.lock().last_call = Instant::now();
+        self.0.mark_call();
         self.0.running.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -88,8 +91,8 @@ impl Process {
             last_call: Instant::now(),
             mappings: BTreeSet::new(),
         };
-        let (running, gone) = (AtomicUsize::new(0), CancellationToken::new());
-        Arc::new(Self { key, life: Mutex::new(life), running, journal, gone })
+        let (running, called, gone) = (AtomicUsize::new(0), AtomicBool::new(false), CancellationToken::new());
+        Arc::new(Self { key, life: Mutex::new(life), running, called, journal, gone })
     }
 
     /// Says in the journal that it lives, if it does.
@@ -108,6 +111,22 @@ impl Process {
 
     fn who(&self) -> Who<'_> {
         Who { subject: self.key.subject.name().into(), pid: self.key.pid }
+    }
+
+    /// It makes a call that does not wait, or ends one that did.
+    pub fn mark_call(&self) {
+        // Read first: a line that is only read stays in every core's cache.
+        if !self.called.load(Ordering::Relaxed) {
+            self.called.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Since its last call, as exactly as somebody looks: the manager does so all the time.
+    fn idle(&self, life: &mut Life) -> Duration {
+        if self.called.swap(false, Ordering::Relaxed) || self.running.load(Ordering::Relaxed) > 0 {
+            life.last_call = Instant::now();
+        }
+        life.last_call.elapsed()
     }
 
     /// Counts a call as running.
@@ -170,9 +189,8 @@ impl Process {
 
     /// Its figures.
     pub fn vitals(&self) -> Vitals {
-        let life = self.life.lock();
-        let running = self.running.load(Ordering::Relaxed) > 0;
-        let idle = if running { Duration::ZERO } else { life.last_call.elapsed() };
+        let mut life = self.life.lock();
+        let idle = self.idle(&mut life);
         Vitals { name: life.name.clone(), mappings: life.mappings.len(), attached: life.attached, idle }
     }
 
@@ -202,15 +220,15 @@ impl Process {
 
     /// Whether it has outlived its grace time, or its idle time if it never attached.
     fn is_expired(&self, limits: &Limits) -> bool {
-        let life = self.life.lock();
+        let mut life = self.life.lock();
+        // Looked at in any case, so that its idle time is known.
+        let idle = self.idle(&mut life);
         if life.phase != Phase::Live || life.attached {
             return false;
         }
         match life.detached_at {
             Some(since) => since.elapsed() >= limits.process_grace,
-            None => {
-                self.running.load(Ordering::Relaxed) == 0 && life.last_call.elapsed() >= limits.process_idle_timeout
-            }
+            None => idle >= limits.process_idle_timeout,
         }
     }
 }

@@ -103,6 +103,11 @@ impl Shared {
         ContentId(self.next_content.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// Whether the journal has the record, as its level says; so it is without a journal.
+    pub fn is_journaled(&self, said: Lsn) -> bool {
+        self.journal.as_ref().is_none_or(|journal| journal.is_acknowledged(said))
+    }
+
     /// Waits until the journal has the record, as its level says. Cancel safe.
     ///
     /// # Errors
@@ -131,6 +136,13 @@ impl Shared {
         let Some(journal) = &self.journal else { return Ok(None) };
         let pages = range.page_aligned().len() / PAGE_SIZE;
         journal.reserve(room_for(path.as_str(), pages), deadline).await.map(Some)
+    }
+
+    /// [`Shared::journal_room`] without waiting: `None` where it would have to wait, or fail.
+    pub fn try_journal_room(&self, path: &FilePath, range: ByteRange) -> Option<Option<Room>> {
+        let Some(journal) = &self.journal else { return Some(None) };
+        let pages = range.page_aligned().len() / PAGE_SIZE;
+        journal.try_reserve(room_for(path.as_str(), pages)).map(Some)
     }
 
     /// Divides the shares among mounts: the only one can have everything; of several each can have three quarters
@@ -193,23 +205,30 @@ impl Shared {
         bytes: u64,
         deadline: Option<Instant>,
     ) -> Result<Reservation> {
-        let memory = match parts.dirty.try_take(bytes) {
-            Some(memory) => memory,
-            None => {
-                self.waiting_writers.fetch_add(1, Ordering::Relaxed);
-                let _waiting = WaitingGuard(&self.waiting_writers);
-                self.kick();
-                let left = deadline.map_or(self.limits.store_timeout, |deadline| {
-                    deadline.saturating_duration_since(Instant::now()).mul_f32(0.9)
-                });
-                let taken = tokio::time::timeout(left, parts.dirty.take(bytes)).await;
-                taken.map_err(|_| self.over_quota(parts))?
-            }
-        };
+        if let Some(memory) = self.try_reserve_dirty(parts, bytes) {
+            return Ok(memory);
+        }
+        self.waiting_writers.fetch_add(1, Ordering::Relaxed);
+        let _waiting = WaitingGuard(&self.waiting_writers);
+        self.kick();
+        let left = deadline.map_or(self.limits.store_timeout, |deadline| {
+            deadline.saturating_duration_since(Instant::now()).mul_f32(0.9)
+        });
+        let taken = tokio::time::timeout(left, parts.dirty.take(bytes)).await;
+        let memory = taken.map_err(|_| self.over_quota(parts))?;
         if self.dirty_excess() > 0 {
             self.kick();
         }
         Ok(memory)
+    }
+
+    /// [`Shared::reserve_dirty`] without waiting.
+    pub fn try_reserve_dirty(&self, parts: &MountParts, bytes: u64) -> Option<Reservation> {
+        let memory = parts.dirty.try_take(bytes)?;
+        if self.dirty_excess() > 0 {
+            self.kick();
+        }
+        Some(memory)
     }
 
     /// Why a writer got no memory in time, and whose fault that is.

@@ -1,28 +1,26 @@
-//! Reads and writes: each takes effect at one instant, over its whole range, for every process.
+//! Reads: each takes effect at one instant, over its whole range. What writes have in common with them.
 //!
-//! What is in memory is copied or referenced under the file's lock; what is missing is fetched with the lock
-//! released, and then the attempt is made again from the start.
+//! What is in memory is referenced under the file's lock; what is missing is fetched with the lock released, and
+//! then the attempt is made again from the start.
 //!
-//! A write is answered when the journal has it, and so is a read of what was just written: nobody is shown
-//! bytes that a killed server would take back.
+//! A read of what was just written is answered when the journal has it: nobody is shown bytes that a killed
+//! server would take back.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::state::{FileState, Found};
 use super::{FaultCounts, File};
-use crate::block::{DirtyBlock, ReadBytes, slice_padded};
-use crate::budget::Reservation;
+use crate::block::ReadBytes;
 use crate::caller::MmapId;
 use crate::error::{Errno, Error, Result};
-use crate::journal::{Lsn, Room};
-use crate::overlay::{CowMemory, OwnPage, Written};
+use crate::journal::Lsn;
+use crate::overlay::{CowMemory, OwnPage};
 use crate::spill::{InHand, Slot};
-use crate::units::{BLOCK_SIZE, BlockIndex, ByteRange, PAGE_LEN, PAGE_SIZE, PageIndex, PageMask};
+use crate::units::{BlockIndex, ByteRange, PageMask};
 
 /// Who touches a file's bytes: the mapping, its own pages if it is private, its counters.
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +36,7 @@ pub struct Access<'a> {
 }
 
 /// What an attempt came to.
-enum Attempt<T> {
+pub(super) enum Attempt<T> {
     Done(T),
     Missing(Vec<BlockIndex>),
     /// Own pages that are in the spill file.
@@ -47,6 +45,21 @@ enum Attempt<T> {
 }
 
 impl File {
+    /// [`File::read`] without waiting: `None` if it would have to wait, and nothing is counted then.
+    ///
+    /// # Errors
+    /// SIGBUS.
+    pub fn try_read(&self, access: Access<'_>, range: ByteRange) -> Result<Option<ReadBytes>> {
+        let Attempt::Done((bytes, said)) = self.attempt_read(access, range, &InHand::default())? else {
+            return Ok(None);
+        };
+        if !self.shared.is_journaled(said) {
+            return Ok(None);
+        }
+        access.faults.minor.fetch_add(range.block_count(), Ordering::Relaxed);
+        Ok(Some(bytes))
+    }
+
     /// Reads `range` of the file as the mapping sees it. Cancel safe.
     ///
     /// # Errors
@@ -55,7 +68,7 @@ impl File {
         // Blocks that were fetched stay reachable until the read is through.
         let (mut held, mut in_hand) = (Vec::new(), InHand::default());
         loop {
-            let missing = match self.try_read(access, range, &in_hand)? {
+            let missing = match self.attempt_read(access, range, &in_hand)? {
                 Attempt::Done((bytes, said)) => {
                     if held.is_empty() {
                         access.faults.minor.fetch_add(range.block_count(), Ordering::Relaxed);
@@ -80,7 +93,12 @@ impl File {
     }
 
     /// The bytes, and the latest record of the journal that tells of any of them.
-    fn try_read(&self, access: Access<'_>, range: ByteRange, in_hand: &InHand) -> Result<Attempt<(ReadBytes, Lsn)>> {
+    fn attempt_read(
+        &self,
+        access: Access<'_>,
+        range: ByteRange,
+        in_hand: &InHand,
+    ) -> Result<Attempt<(ReadBytes, Lsn)>> {
         let state = self.state.read();
         self.check_end(&state, access.id, range)?;
         let mut bytes = ReadBytes::default();
@@ -130,149 +148,7 @@ impl File {
         said
     }
 
-    /// Writes `data` at the file's byte `range.start()`. Bytes behind the file's end are dropped. Cancel safe:
-    /// all of it is written, or nothing.
-    ///
-    /// # Errors
-    /// EBADF if the mapping is gone, SIGBUS, EDQUOT, ENOMEM, ESTALE, EIO, EUCLEAN. After an EIO of the journal the
-    /// bytes may be there: whether they survive the server is not known.
-    pub async fn write(self: &Arc<Self>, access: Access<'_>, range: ByteRange, data: &[u8]) -> Result<()> {
-        let (mut held, mut in_hand) = (Vec::new(), InHand::default());
-        let mut memory = Reservation::default();
-        loop {
-            // Taken anew for each attempt: whoever waits for the store must not keep others from the journal.
-            let room = self.shared.journal_room(&self.path, range, access.deadline).await?;
-            let attempt = match access.overlay {
-                Some(overlay) => self.try_write_private(access, overlay, range, data, (&mut memory, &in_hand, room))?,
-                None => self.try_write_shared(access, range, data, &mut memory, room)?,
-            };
-            match attempt {
-                Attempt::Done(said) => return self.shared.journaled(said).await,
-                Attempt::Missing(missing) => {
-                    access.faults.major.fetch_add(missing.len() as u64, Ordering::Relaxed);
-                    held.extend(self.fault(&missing).await?);
-                }
-                Attempt::Spilled(slots) => in_hand.bring(slots).await?,
-                Attempt::NeedsMemory(bytes) => {
-                    // What is held is given back first: holding some while waiting for more could wait for ever.
-                    drop(std::mem::take(&mut memory));
-                    memory = match access.overlay {
-                        Some(_) => self.shared.private.reserve(bytes).await?,
-                        None => self.shared.reserve_dirty(&self.parts, bytes, access.deadline).await?,
-                    };
-                }
-            }
-        }
-    }
-
-    fn try_write_shared(
-        &self,
-        access: Access<'_>,
-        range: ByteRange,
-        data: &[u8],
-        memory: &mut Reservation,
-        room: Option<Room>,
-    ) -> Result<Attempt<Lsn>> {
-        let mut guard = self.state.write();
-        let state = &mut *guard;
-        self.check_end(state, access.id, range)?;
-        self.check_registered(state, access.id)?;
-        let range = range.intersect(ByteRange::new(0, state.size));
-        let (mut clean, mut missing, mut new) = (SmallVec::<[Option<Bytes>; 4]>::new(), Vec::new(), 0u64);
-        for block in range.blocks() {
-            let covered = covered_pages(range, block, state.size);
-            let touched = PageMask::touched(range.within(block));
-            if let Some(dirty) = state.dirty.get(&block) {
-                if !dirty.valid().union(covered).contains(touched) {
-                    missing.push(block);
-                }
-                new += u64::from(dirty.needs_copy());
-                clean.push(None);
-                continue;
-            }
-            new += 1;
-            let bytes = state.find_clean(&self.shared.cache, block);
-            if bytes.is_none() && !covered.contains(touched) {
-                missing.push(block);
-            }
-            clean.push(bytes);
-        }
-        if !missing.is_empty() {
-            return Ok(Attempt::Missing(missing));
-        }
-        if memory.bytes() < new * BLOCK_SIZE {
-            return Ok(Attempt::NeedsMemory(new * BLOCK_SIZE));
-        }
-        access.faults.minor.fetch_add(range.block_count(), Ordering::Relaxed);
-        let mut rest = data;
-        for (block, clean) in range.blocks().zip(clean) {
-            let part = range.within(block);
-            let (head, tail) = rest.split_at(part.len());
-            rest = tail;
-            let covered = covered_pages(range, block, state.size);
-            let dirty = state.dirty.entry(block).or_insert_with(|| {
-                // Out of the cache, so that the block is the writer's alone and need not be copied.
-                self.shared.cache.remove(state.content, block);
-                DirtyBlock::new(clean, memory.split(BLOCK_SIZE).unwrap_or_default())
-            });
-            if dirty.needs_copy() {
-                dirty.pay_for_copy(memory.split(BLOCK_SIZE).unwrap_or_default());
-            }
-            dirty.write(part.start, head, covered);
-        }
-        Ok(Attempt::Done(state.say_written(room, range)))
-    }
-
-    fn try_write_private(
-        &self,
-        access: Access<'_>,
-        overlay: &CowMemory,
-        range: ByteRange,
-        data: &[u8],
-        (memory, in_hand, room): (&mut Reservation, &InHand, Option<Room>),
-    ) -> Result<Attempt<Lsn>> {
-        let state = self.state.read();
-        self.check_end(&state, access.id, range)?;
-        self.check_registered(&state, access.id)?;
-        let range = range.intersect(ByteRange::new(0, state.size));
-        let (mut bases, mut missing) = (SmallVec::<[(PageIndex, Bytes); 2]>::new(), Vec::new());
-        // Only the first and the last page can be written in part.
-        let mut edges: SmallVec<[PageIndex; 2]> = range.pages().next().into_iter().collect();
-        edges.extend(range.pages().next_back().filter(|last| Some(last) != edges.first()));
-        for page in edges {
-            if range.contains(page.range()) || overlay.has(page) {
-                continue;
-            }
-            let block = BlockIndex::of(page.range().start());
-            let part = page.range().within(block);
-            match state.find(&self.shared.cache, block, PageMask::touched(part.clone())) {
-                Found::Dirty(dirty) => bases.push((page, dirty.slice(part))),
-                Found::Clean(clean) => bases.push((page, slice_padded(&clean, part))),
-                Found::Missing => missing.push(block),
-            }
-        }
-        if !missing.is_empty() {
-            missing.dedup();
-            return Ok(Attempt::Missing(missing));
-        }
-        let data = &data[..usize::try_from(range.len()).unwrap_or(data.len()).min(data.len())];
-        let base = |page| {
-            let known = bases.iter().find(|(known, _)| *known == page);
-            known.map_or_else(|| Bytes::from_static(&[0; PAGE_LEN]), |(_, bytes)| bytes.clone())
-        };
-        let say = |pages: &[_]| state.log.copied(room, access.id, pages);
-        let say = (!state.log.is_silent()).then_some(say);
-        Ok(match overlay.write(range, data, memory, in_hand, base, say) {
-            Written::Done(copied, said) => {
-                access.faults.minor.fetch_add(copied, Ordering::Relaxed);
-                Attempt::Done(said)
-            }
-            Written::NeedsMemory(bytes) => Attempt::NeedsMemory(bytes),
-            Written::NeedsPages(slots) => Attempt::Spilled(slots),
-        })
-    }
-
-    fn check_end(&self, state: &FileState, id: MmapId, range: ByteRange) -> Result<()> {
+    pub(super) fn check_end(&self, state: &FileState, id: MmapId, range: ByteRange) -> Result<()> {
         if range.end() <= state.mapped_end() {
             return Ok(());
         }
@@ -288,16 +164,9 @@ impl File {
         .with("file_size", size))
     }
 
-    fn check_registered(&self, state: &FileState, id: MmapId) -> Result<()> {
+    pub(super) fn check_registered(&self, state: &FileState, id: MmapId) -> Result<()> {
         if state.mappings.contains_key(&id) { Ok(()) } else { Err(no_such_mapping(id)) }
     }
-}
-
-/// The pages of `block` that a write of `range` leaves no old byte of: those wholly in it, and the file's last
-/// page if the write reaches the file's end, for behind it there is nothing.
-pub(super) fn covered_pages(range: ByteRange, block: BlockIndex, size: u64) -> PageMask {
-    let end = if range.end() == size { size.next_multiple_of(PAGE_SIZE) } else { range.end() };
-    PageMask::covered(ByteRange::new(range.start(), end).within(block))
 }
 
 /// There is no such mapping, or it is not the caller's: the same answer for both.

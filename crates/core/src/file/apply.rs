@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use super::File;
-use super::access::covered_pages;
 use super::state::{Attempt, FileState};
+use super::write::covered_pages;
 use crate::aside::KeptRun;
 use crate::error::Result;
 use crate::journal::Lsn;
@@ -136,7 +136,7 @@ fn patch_last_page(state: &mut FileState, last: &KeptRun, size: u64) -> Lsn {
     };
     // A part of the run, whose length is a usize.
     let at = usize::try_from(kept.start() - range.start()).unwrap_or_default();
-    dirty.write(kept.within(block).start, &last.data[at..], PageMask::NONE);
+    dirty.write(kept.within(block), PageMask::NONE, |part| part.copy_from_slice(&last.data[at..]));
     state.say_written(None, kept)
 }
 

@@ -8,7 +8,8 @@
 //! - `say`: what the state says in the journal of writes and mappings
 //! - `observe`: asking the store what it has, and making sense of it
 //! - `fetch`: bringing missing blocks in, one fetch a block
-//! - `access`: reads and writes at one instant
+//! - `access`: reads at one instant
+//! - `write`: writes at one instant
 //! - `commit`: write-back of a consistent cut; truncation; removal
 //! - `apply`: pages that were kept aside, put onto the present content
 //! - `restore`: a file after the server was away, and what a checkpoint says of it
@@ -27,6 +28,7 @@ mod say;
 mod observe;
 mod fetch;
 mod access;
+mod write;
 mod commit;
 mod apply;
 mod resolve;
@@ -42,6 +44,7 @@ pub use access::Access;
 pub(crate) use access::no_such_mapping;
 pub use commit::{MakeFile, SyncOutcome};
 pub use registered::{MapUse, Registered};
+pub use write::Written;
 
 use self::commit::Waiter;
 use self::log::FileLog;
@@ -73,8 +76,10 @@ pub struct File {
     pub(crate) pins: AtomicUsize,
 }
 
-/// How often a mapping's accesses met the store.
+/// How often a mapping's accesses met the store. On a cache line of their own: who only looks at the mapping is
+/// not disturbed by those who count.
 #[derive(Debug, Default)]
+#[repr(align(64))]
 pub struct FaultCounts {
     /// Blocks that were in memory.
     pub minor: AtomicU64,

@@ -50,7 +50,8 @@ impl File {
                     place.insert(DirtyBlock::new(None, memory))
                 }
             };
-            dirty.write(part.start, &data, PageMask::covered(part));
+            let written = part.start..part.start + data.len();
+            dirty.write(written, PageMask::covered(part), |bytes| bytes.copy_from_slice(&data));
         }
         Ok(())
     }

@@ -330,7 +330,7 @@ mod tests {
         let mut state = FileState::new(ContentId(1), log);
         (state.base, state.size) = (Some(Version::new("one")), PAGE_SIZE);
         let mut block = DirtyBlock::new(None, Reservation::default());
-        block.write(0, &[1; PAGE_LEN], PageMask(1));
+        block.write(0..PAGE_LEN, PageMask(1), |page| page.fill(1));
         state.dirty.insert(BlockIndex(0), block);
         state.remember(Attempt { commit: OURS, size: PAGE_SIZE, outdates: false });
         state

@@ -120,11 +120,24 @@ impl Journal {
         let size = frame::size_of(bytes) as u64;
         let max = self.shared.options.queue_bytes;
         let permits = u32::try_from(size).ok().filter(|_| size <= max).ok_or_else(|| too_large(bytes, max))?;
+        // Without a timer where there is nothing to wait for.
+        if let Some(room) = self.try_reserve(bytes) {
+            return Ok(room);
+        }
         let started = Instant::now();
         let deadline = deadline.unwrap_or(started + PATIENCE);
         match tokio::time::timeout_at(deadline, self.wait_for_room(permits)).await {
             Ok(room) => room,
             Err(_elapsed) => Err(self.no_room(bytes, started.elapsed())),
+        }
+    }
+
+    /// [`Journal::reserve`] without waiting: `None` where it would have to wait, or fail.
+    pub fn try_reserve(&self, bytes: usize) -> Option<Room> {
+        let permit = self.shared.try_line_up(u32::try_from(frame::size_of(bytes)).ok()?)?;
+        match self.shared.admit(permit) {
+            Ok(Admission::Given(room)) => Some(room),
+            Ok(Admission::Later(_)) | Err(_) => None,
         }
     }
 

@@ -183,6 +183,11 @@ impl Shared {
         }
     }
 
+    /// [`Shared::line_up`] without waiting: nobody gets ahead of those who wait.
+    pub(super) fn try_line_up(&self, bytes: u32) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.permits).try_acquire_many_owned(bytes).ok()
+    }
+
     /// Gives a room if there is space on the disk.
     ///
     /// # Errors

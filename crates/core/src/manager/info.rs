@@ -169,7 +169,7 @@ fn mapping_stats(entry: &MmapEntry) -> MappingStats {
         length: entry.range.len(),
         prot: entry.prot,
         flags: entry.flags(),
-        owner_pid: entry.owner.pid,
+        owner_pid: entry.owner().pid,
         file_size: range.size,
         version: super::api::version_text(range.version.as_ref()),
         resident_bytes: if private { private_bytes } else { range.resident_bytes },

@@ -195,7 +195,7 @@ impl MmapManager {
     /// Attachments end.
     pub async fn shutdown(self: &Arc<Self>, limit: Duration) -> ShutdownReport {
         let deadline = Instant::now() + limit;
-        self.closed.cancel();
+        self.close();
         let report = match self.shared.journal.clone() {
             Some(journal) => self.shut_down_to_journal(&journal, deadline).await,
             None => self.shut_down_for_good(deadline).await,

@@ -124,7 +124,7 @@ impl MmapManager {
         let id = self.state.new_id()?;
         let process = self.processes.get_or_create(owner, &self.shared.limits)?;
         process.add_mapping(id, &self.shared.limits)?;
-        let entry = Arc::new(MmapEntry::new(id, owner.clone(), file, range, request.prot, request.flags));
+        let entry = Arc::new(MmapEntry::new(id, Arc::clone(&process), file, range, request.prot, request.flags));
         let Some(said) = entry.file.register(id, entry.registered()) else {
             process.remove_mapping(id);
             return Ok(None);
@@ -164,9 +164,7 @@ impl MmapManager {
     pub(super) fn drop_mapping(&self, entry: &MmapEntry, leaving: Leaving) -> Lsn {
         let said = entry.file.unregister(entry.id, leaving);
         self.mappings.remove(&entry.id);
-        if let Some(process) = self.processes.get(&entry.owner) {
-            process.remove_mapping(entry.id);
-        }
+        entry.process.remove_mapping(entry.id);
         said
     }
 

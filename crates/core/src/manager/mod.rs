@@ -27,6 +27,8 @@ mod mmap_tests;
 #[cfg(test)]
 mod fault_tests;
 #[cfg(test)]
+mod try_tests;
+#[cfg(test)]
 mod race_tests;
 #[cfg(test)]
 mod end_tests;
@@ -38,8 +40,11 @@ mod pressure_tests;
 mod conflict_tests;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use dashmap::DashMap;
+use dashmap::mapref::one::Ref;
+use quick_cache::DefaultHashBuilder;
 use tokio_util::sync::CancellationToken;
 
 pub use api::*;
@@ -48,6 +53,7 @@ pub use life::Attachment;
 
 pub use crate::block::ReadBytes;
 use crate::error::{Errno, Error, Result};
+pub use crate::file::Written;
 use crate::file::no_such_mapping;
 use crate::journal::Journal;
 use crate::limits::Limits;
@@ -67,11 +73,14 @@ use crate::vfs::Vfs;
 pub struct MmapManager {
     shared: Arc<Shared>,
     files: Arc<FileTable>,
-    mappings: DashMap<MmapId, Arc<MmapEntry>>,
+    /// With the cache's fast hasher: the ids are of our own making.
+    mappings: DashMap<MmapId, Arc<MmapEntry>, DefaultHashBuilder>,
     processes: ProcessTable,
     state: StateDir,
     /// No more calls.
     closed: CancellationToken,
+    /// The same, for who only wants to know it: the token has a lock.
+    refusing: AtomicBool,
     /// No more background work.
     stopped: CancellationToken,
 }
@@ -106,7 +115,8 @@ impl MmapManager {
         let manager = Arc::new(Self {
             files: Arc::new(FileTable::new(vfs, Arc::clone(&shared))),
             shared,
-            mappings: DashMap::new(),
+            mappings: DashMap::with_hasher_and_shard_amount(DefaultHashBuilder::default(), MAPPING_SHARDS),
+            refusing: AtomicBool::new(false),
             processes,
             state,
             closed: CancellationToken::new(),
@@ -122,15 +132,26 @@ impl MmapManager {
     }
 
     /// The caller's mapping, and the call's mark on its process.
-    fn own_mapping(&self, caller: &Caller, id: MmapId) -> Result<(Arc<MmapEntry>, Option<CallGuard>)> {
-        let entry = self.mappings.get(&id).map(|entry| Arc::clone(&entry));
-        let entry = entry.filter(|entry| caller.is(&entry.owner)).ok_or_else(|| no_such_mapping(id))?;
-        let call = self.processes.get(&entry.owner).map(|process| process.begin_call());
+    fn own_mapping(&self, caller: &Caller, id: MmapId) -> Result<(Arc<MmapEntry>, CallGuard)> {
+        let entry = Arc::clone(&*self.find_own(caller, id)?);
+        let call = entry.process.begin_call();
         Ok((entry, call))
     }
 
+    /// The caller's mapping, which cannot go as long as the answer is held: not across an await, then.
+    fn find_own(&self, caller: &Caller, id: MmapId) -> Result<Ref<'_, MmapId, Arc<MmapEntry>>> {
+        let entry = self.mappings.get(&id).filter(|entry| caller.is(entry.owner()));
+        entry.ok_or_else(|| no_such_mapping(id))
+    }
+
+    /// No call is begun from now on.
+    fn close(&self) {
+        self.refusing.store(true, Ordering::Release);
+        self.closed.cancel();
+    }
+
     fn check_open(&self) -> Result<()> {
-        if self.closed.is_cancelled() {
+        if self.refusing.load(Ordering::Acquire) {
             return Err(Error::new(Errno::Io, "the server is shutting down").retry_after(RESTART));
         }
         Ok(())
@@ -150,12 +171,14 @@ impl MmapManager {
     }
 }
 
+/// More than threads, so that those at different mappings seldom meet at one lock.
+const MAPPING_SHARDS: usize = 64;
 /// When a server that is shutting down may be back.
 const RESTART: std::time::Duration = std::time::Duration::from_secs(1);
 
 impl Drop for MmapManager {
     fn drop(&mut self) {
-        self.closed.cancel();
+        self.close();
         self.stopped.cancel();
     }
 }

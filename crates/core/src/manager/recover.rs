@@ -80,7 +80,7 @@ impl MmapManager {
         let process = self.processes.get_or_create(&live.owner, &self.shared.limits)?;
         process.add_mapping(id, &self.shared.limits)?;
         let file = self.files.acquire(&live.path)?;
-        let entry = Arc::new(MmapEntry::new(id, live.owner, file, live.range, live.prot, live.flags));
+        let entry = Arc::new(MmapEntry::new(id, process, file, live.range, live.prot, live.flags));
         entry.file.restore_mapping(id, entry.registered());
         if let Some(overlay) = entry.overlay() {
             for (page, data) in live.own {

@@ -1,0 +1,73 @@
+//! Instructions an operation, counted by callgrind, and allocations an operation.
+
+use std::process::Command;
+
+use bytes::Bytes;
+use mmap_core::manager::Caller;
+
+use crate::world::{Level, World, offset, one_worker};
+
+/// The argument that makes this program do nothing but hot calls.
+pub(crate) const CHILD: &str = "--hot-calls";
+/// What callgrind counts: the difference of two runs is calls and nothing else.
+const CALLS: [u64; 2] = [2_000, 12_000];
+
+#[inline(never)]
+fn toggled_calls(world: &World, writes: bool, calls: u64) {
+    let (caller, id) = (Caller::from(1), world.ids[0]);
+    let data = [Bytes::from(vec![3u8; 4096])];
+    for call in 0..calls {
+        if writes {
+            drop(std::hint::black_box(world.write(&caller, id, offset(call), &data)));
+        } else {
+            drop(std::hint::black_box(world.read(&caller, id, offset(call))));
+        }
+    }
+}
+
+/// For callgrind.
+pub(crate) fn run_hot_calls(kind: &str, calls: u64) {
+    let runtime = one_worker();
+    let world = World::new(&runtime, Level::Memory, 1);
+    let _context = runtime.enter();
+    toggled_calls(&world, kind == "write", calls);
+}
+
+/// Instructions of this thread in [`toggled_calls`], or why they are not known.
+fn instructions(kind: &str, calls: u64) -> Result<u64, String> {
+    let this = std::env::current_exe().map_err(|error| error.to_string())?;
+    let mut valgrind = Command::new("valgrind");
+    valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--collect-atstart=no"]);
+    valgrind.arg("--toggle-collect=*toggled_calls*").arg(this).args([CHILD, kind, &calls.to_string()]);
+    let output = valgrind.output().map_err(|error| format!("valgrind cannot be started: {error}"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    let collected = said.lines().find_map(|line| line.split("Collected :").nth(1)?.trim().parse().ok());
+    collected.ok_or_else(|| format!("valgrind said nothing of use: {}", said.lines().last().unwrap_or_default()))
+}
+
+/// Allocations of a thousand calls, after as many that were not counted.
+fn allocations(kind: &str) -> f64 {
+    let runtime = one_worker();
+    let world = World::new(&runtime, Level::Memory, 1);
+    let _context = runtime.enter();
+    toggled_calls(&world, kind == "write", 10_000);
+    let counted = allocation_counter::measure(|| toggled_calls(&world, kind == "write", 1_000));
+    // The caller's data is one, and what refers to it another.
+    (f64::from(u32::try_from(counted.count_total).unwrap()) / 1e3).floor()
+}
+
+pub(crate) fn rows() {
+    println!("\nhot, 4 KiB, counted");
+    for kind in ["read", "write"] {
+        println!("  allocations a {kind:<21} {:>8.0}", allocations(kind));
+    }
+    for kind in ["read", "write"] {
+        match CALLS.map(|calls| instructions(kind, calls)) {
+            [Ok(few), Ok(many)] => {
+                let each = many.saturating_sub(few) / (CALLS[1] - CALLS[0]);
+                println!("  instructions a {kind:<20} {each:>8}   (callgrind, a copy of 4 KiB in a write included)");
+            }
+            [Err(why), _] | [_, Err(why)] => println!("  instructions a {kind:<20}        ?   {why}"),
+        }
+    }
+}
