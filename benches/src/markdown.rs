@@ -61,7 +61,7 @@ fn cells(table: &Table, row: &Row) -> Vec<String> {
     if row.samples.is_empty() {
         return [&name, "not run", "", "", "", ""].map(str::to_owned).to_vec();
     }
-    let ours = table.ours().filter(|ours| ours.name != row.name).and_then(Row::value);
+    let ours = table.ours().filter(|_| row.who != Who::Ours).and_then(Row::value);
     let ratio = ours.zip(row.value()).map(|(ours, it)| ours.middle / it.middle);
     let ratio = ratio.map_or_else(String::new, digits);
     vec![name, middle(row.value()), range(row.value()), middle(row.client_cpu()), middle(row.server_cpu()), ratio]
