@@ -171,7 +171,8 @@ impl Mounter {
                 .args(["--cache-dir".as_ref(), cache.as_os_str()]),
             Self::S3fs => Program::new("s3fs", installed("s3fs", "apt-get install s3fs")?)
                 .args([BUCKET.as_ref(), point.as_os_str()])
-                .args(["-f", "-o", "use_path_request_style", "-o", "enable_noobj_cache", "-o"])
+                // rclone's server cannot copy a part on its side, which s3fs else asks of it.
+                .args(["-f", "-o", "use_path_request_style", "-o", "nocopyapi", "-o"])
                 .args([format!("url={}", s3.endpoint), "-o".to_owned(), format!("use_cache={}", cache.display())])
                 .envs([("AWSACCESSKEYID", KEY), ("AWSSECRETACCESSKEY", SECRET)]),
         };
