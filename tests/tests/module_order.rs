@@ -99,7 +99,7 @@ const EDGES: [(&str, &[&str]); 8] = [
     ("mmap-client", &["mmap-proto"]),
     ("mmap-cli", &["mmap-client"]),
     ("mmap-tests", &["mmap-client", "mmap-core", "mmap-proto"]),
-    ("mmap-benches", &[]),
+    ("mmap-benches", &["mmap-client", "mmap-proto"]),
 ];
 
 #[test]

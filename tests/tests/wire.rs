@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -12,7 +12,7 @@ use mmap_proto::v1::mmap_service_client::MmapServiceClient;
 use mmap_tests::mmapd::{Mmapd, Setup};
 use mmap_tests::raw::{self, Answer, Then, message};
 use mmap_tests::shared::Shared;
-use mmap_tests::wire::{Caller, READ_WRITE, map_request};
+use mmap_tests::wire::{Caller, map_request};
 use prost::Message as _;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request};
@@ -71,7 +71,7 @@ async fn a_private_mapping_reads_its_own_pages_between_the_files() {
     let shared = caller.map_shared("/private", size as u64).await;
     let mut expected = pattern(size, 1);
     caller.write(shared, 0, Bytes::from(expected.clone())).await.unwrap();
-    let request = v1::MmapRequest { shared: false, create: false, ..map_request("/private", size as u64, READ_WRITE) };
+    let request = v1::MmapRequest { shared: false, create: false, ..map_request("/private", size as u64) };
     let private = caller.mmap(request).await.unwrap().mmap_id;
     for offset in [10, BLOCK - 3, 2 * BLOCK + 5000] {
         let own = pattern(6, offset);
@@ -90,7 +90,7 @@ async fn the_last_page_reads_zeros_behind_the_end_and_further_on_is_sigbus() {
     let caller = Caller::connect(server.addr(), 3).await;
     let made = caller.map_shared("/end", 5000).await;
     caller.write(made, 0, Bytes::from(vec![9; 5000])).await.unwrap();
-    let id = caller.mmap(map_request("/end", 3 * 4096, READ_WRITE)).await.unwrap().mmap_id;
+    let id = caller.mmap(map_request("/end", 3 * 4096)).await.unwrap().mmap_id;
     let read = caller.read(id, 4096, 4096).await.unwrap();
     assert!(read[..904].iter().all(|byte| *byte == 9) && read[904..].iter().all(|byte| *byte == 0));
     assert_eq!(caller.read(id, 8192, 1).await.unwrap_err().code(), Code::OutOfRange);
@@ -195,4 +195,19 @@ async fn a_client_that_never_reads_holds_little_and_keeps_nobody_out() {
     assert!(after < before + (192 << 20), "{before} bytes before, {after} after");
     assert!(unread.iter().all(|call| !call.is_finished()), "the answers were read after all");
     unread.iter().for_each(|call| call.abort());
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_an_answer_for_a_minute_loses_its_connection() {
+    let server = server();
+    let caller = Caller::connect(server.addr(), 8).await;
+    let id = caller.map_shared("/left", 100_000).await;
+    let closed = channel(&server, |to| to.initial_stream_window_size(0)).await;
+    let mut request = with_pid(v1::MmapReadRequest { mmap_id: id, offset: 0, length: 100_000 });
+    request.metadata_mut().insert("mmap-pid", "8".parse().unwrap());
+    let began = Instant::now();
+    let mut stub = MmapServiceClient::new(closed);
+    let left = tokio::time::timeout(Duration::from_secs(120), stub.mmap_read(request)).await;
+    assert!(left.expect("its connection stays").is_err());
+    assert!(began.elapsed() >= Duration::from_secs(60), "{:?}", began.elapsed());
 }

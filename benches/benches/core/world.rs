@@ -63,7 +63,8 @@ impl World {
 
     /// A file of 64 MiB, of which an eighth fits into memory.
     pub(crate) fn small_cache(runtime: &Runtime) -> Self {
-        Self::with(runtime, Level::Memory, Limits::with_memory(16 << 20), (1, 64 << 20, Populate::OnDemand))
+        let limits = Limits { max_message: 256 << 10, ..Limits::with_memory(16 << 20) };
+        Self::with(runtime, Level::Memory, limits, (1, 64 << 20, Populate::OnDemand))
     }
 
     fn with(runtime: &Runtime, level: Level, limits: Limits, files: (usize, u64, Populate)) -> Self {

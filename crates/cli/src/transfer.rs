@@ -1,19 +1,19 @@
-//! Bytes on their way between a mapping and a local file or pipe: several requests in flight, a progress bar.
+//! Bytes on their way between a mapping and a local file or pipe: one stream each way, a progress bar.
 //!
-//! Pieces are of the client's piece length; at most [`IN_FLIGHT`] of them are in memory at a time.
+//! A few pieces are in memory at a time, whatever the file's size.
 
 use std::io;
 
 use anyhow::{Context as _, Result};
 use bytes::BytesMut;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{TryStreamExt, stream};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mmap_client::{Mapping, PIECE};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::exit::Failure;
 
-/// 8 MiB: enough to keep a store 50 ms away busy at 160 MiB/s.
+/// Requests at a time where single pieces are copied. 8 MiB: enough to keep a store 50 ms away busy at 160 MiB/s.
 pub(crate) const IN_FLIGHT: usize = 8;
 
 /// A bar on standard error, if that is a terminal and a person reads it.
@@ -32,30 +32,22 @@ pub(crate) async fn upload(
     size: u64,
     bar: &ProgressBar,
 ) -> Result<()> {
-    let pieces = stream::try_unfold((source, 0), |(mut source, at)| async move {
-        let length = usize::try_from(size - at).unwrap_or(usize::MAX).min(PIECE);
+    let pieces = stream::try_unfold((source, size), |(mut source, left)| async move {
+        let length = usize::try_from(left).unwrap_or(usize::MAX).min(PIECE);
         if length == 0 {
             return Ok(None);
         }
         let mut piece = BytesMut::zeroed(length);
         match source.read_exact(&mut piece).await {
-            Ok(_) => Ok(Some(((at, piece.freeze()), (source, at + length as u64)))),
+            Ok(_) => Ok(Some((piece.freeze(), (source, left - length as u64)))),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 Err(Failure::failed("the local file became shorter while it was read").into())
             }
             Err(error) => Err(anyhow::Error::new(error).context("cannot read the local file")),
         }
     });
-    pieces
-        .map_ok(|(at, piece)| async move {
-            let length = piece.len() as u64;
-            mapping.write(at, piece).await?;
-            bar.inc(length);
-            anyhow::Ok(())
-        })
-        .try_buffer_unordered(IN_FLIGHT)
-        .try_for_each(|()| async { Ok(()) })
-        .await
+    let pieces = pieces.inspect_ok(|piece| bar.inc(piece.len() as u64));
+    mapping.write_stream(0, pieces).await.map(|_| ())
 }
 
 /// Writes the mapping's `length` bytes to `sink`, in order.
@@ -65,14 +57,8 @@ pub(crate) async fn download(
     sink: &mut (impl AsyncWrite + Unpin + Send),
     bar: &ProgressBar,
 ) -> Result<()> {
-    let step = PIECE as u64;
-    let pieces = (0..length.div_ceil(step)).map(|piece| {
-        let at = piece * step;
-        // At most PIECE, which is a usize.
-        (at, usize::try_from(step.min(length - at)).unwrap_or(PIECE))
-    });
-    let mut reads = stream::iter(pieces).map(|(at, length)| mapping.read(at, length)).buffered(IN_FLIGHT);
-    while let Some(data) = reads.try_next().await? {
+    let mut pieces = mapping.read_stream(0, length)?;
+    while let Some(data) = pieces.try_next().await? {
         sink.write_all(&data).await?;
         bar.inc(data.len() as u64);
     }

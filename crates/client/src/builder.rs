@@ -24,7 +24,10 @@ use crate::{
 /// What an answer may have beside its data: field tags, and the entries of a list's page.
 const ANSWER_SLACK: usize = 64 << 10;
 
-type Wrap = Box<dyn FnOnce(Service) -> Service + Send>;
+/// More connections than this are not made, whatever is asked for.
+const CONNECTIONS_MAX: usize = 16;
+
+type Wrap = Box<dyn Fn(Service) -> Service + Send>;
 
 /// Settings of a client that is being made by [`Client::builder`].
 #[must_use = "a builder does nothing until it connects"]
@@ -34,6 +37,7 @@ pub struct ClientBuilder {
     capabilities: Vec<Capability>,
     retry: RetryPolicy,
     max_message: usize,
+    connections: usize,
     wraps: Vec<Wrap>,
 }
 
@@ -45,6 +49,7 @@ impl Default for ClientBuilder {
             capabilities: vec![Capability::FileRead, Capability::FileWrite],
             retry: RetryPolicy::default(),
             max_message: MESSAGE_MAX,
+            connections: 2,
             wraps: Vec::new(),
         }
     }
@@ -102,13 +107,21 @@ impl ClientBuilder {
         self
     }
 
+    /// How many connections to make at most, 1 to 16. Default: 2. All but the first are made when they are needed: the last
+    /// one carries what is large, so that nothing small waits behind it, and each takes the small reads and writes of
+    /// a process of which 256 are under way on every one before it.
+    pub fn connections(mut self, connections: usize) -> Self {
+        self.connections = connections.clamp(1, CONNECTIONS_MAX);
+        self
+    }
+
     /// Lets `interceptor` see and change every call's headers: an `authorization`, a `traceparent`. The last one
-    /// given is the first to run.
+    /// given is the first to run. The small reads and writes of a process share a stream, and with it its headers.
     pub fn interceptor<I>(mut self, interceptor: I) -> Self
     where
         I: Interceptor + Clone + Send + Sync + 'static,
     {
-        self.wraps.push(Box::new(move |service| transport::intercepted(service, interceptor)));
+        self.wraps.push(Box::new(move |service| transport::intercepted(service, interceptor.clone())));
         self
     }
 
@@ -120,8 +133,8 @@ impl ClientBuilder {
     /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for a bad address,
     /// [`ErrorKind::Connect`](crate::error::ErrorKind::Connect) if nobody answers there.
     pub async fn connect(self, address: &str) -> Result<Client> {
-        let channel = transport::connect(address, self.connect_timeout).await?;
-        Ok(self.service(channel))
+        let first = transport::connect(address, self.connect_timeout).await?;
+        self.with_others(first, address)
     }
 
     /// As [`connect`](Self::connect), but the connection is made by the first call. Needs a tokio runtime around it.
@@ -129,12 +142,21 @@ impl ClientBuilder {
     /// # Errors
     /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for a bad address.
     pub fn connect_lazy(self, address: &str) -> Result<Client> {
-        let channel = transport::endpoint(address, self.connect_timeout)?.connect_lazy();
-        Ok(self.service(channel))
+        let first = transport::endpoint(address, self.connect_timeout)?.connect_lazy();
+        self.with_others(first, address)
+    }
+
+    fn with_others(self, first: Channel, address: &str) -> Result<Client> {
+        let endpoint = transport::endpoint(address, self.connect_timeout)?;
+        let others = (1..self.connections).map(|_| endpoint.connect_lazy());
+        let services = std::iter::once(first).chain(others).map(transport::boxed).collect();
+        Ok(self.client(services))
     }
 
     /// Uses `service` to carry the calls: a tonic channel of your own (with TLS, over several servers, in memory), or
-    /// any tower service over one. The connection's settings are then its affair.
+    /// any tower service over one. The connection's settings are then its affair, and there is only this one; for
+    /// speed give it the frames and windows that [`connect`](Self::connect) uses: `max_frame_size` of 1 MiB, windows of
+    /// 4 MiB a stream and 16 MiB a connection.
     pub fn service<S, B>(self, service: S) -> Client
     where
         S: tower::Service<http::Request<Body>, Response = http::Response<B>> + Clone + Send + Sync + 'static,
@@ -143,6 +165,11 @@ impl ClientBuilder {
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<StdError>,
     {
+        let service = transport::boxed(service);
+        self.client(vec![service])
+    }
+
+    fn client(self, services: Vec<Service>) -> Client {
         let names: Vec<_> = self.capabilities.iter().map(|capability| capability.as_str()).collect();
         // The names are ASCII letters, so they always make a header.
         let capabilities = MetadataValue::try_from(names.join(",")).ok().filter(|_| !names.is_empty());
@@ -152,8 +179,8 @@ impl ClientBuilder {
             retry: self.retry,
             max_answer: self.max_message.saturating_add(ANSWER_SLACK),
         };
-        let service = self.wraps.into_iter().fold(transport::boxed(service), |service, wrap| wrap(service));
-        Client::new(Caller::new(service, settings))
+        let wrapped = |service| self.wraps.iter().fold(service, |service, wrap| wrap(service));
+        Client::new(Caller::new(services.into_iter().map(wrapped).collect(), settings))
     }
 }
 

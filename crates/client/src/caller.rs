@@ -4,13 +4,16 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
+use http::{HeaderValue, header};
 use mmap_proto::{names, v1};
 use tokio::time::Instant;
 use tonic::{
-    Code, Request, Response, Status,
+    Code, GrpcMethod, Request, Response, Status,
+    body::Body,
     metadata::{Ascii, MetadataValue},
 };
 use tonic_health::pb::health_client::HealthClient;
+use tower::ServiceExt as _;
 use v1::{
     file_service_client::FileServiceClient, mmap_service_client::MmapServiceClient,
     process_service_client::ProcessServiceClient,
@@ -18,10 +21,13 @@ use v1::{
 
 use crate::{
     error::{Error, ErrorKind, Result},
+    framing::Messages,
     retry::{self, Repeat, RetryPolicy},
     transport::Service,
 };
 
+/// Whose methods are called past the generated clients.
+const SERVICE_NAME: &str = "mmap.v1.MmapService";
 /// A deadline beyond this is none: a clock cannot overflow, and the header's eight digits hold it.
 const DEADLINE_MAX: Duration = Duration::from_hours(365 * 24);
 
@@ -37,17 +43,36 @@ pub(crate) struct Settings {
     pub(crate) max_answer: usize,
 }
 
-/// A service with the identity that its calls carry. Cheap to clone.
+/// Services with the identity that their calls carry. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
-    service: Service,
+    /// One a connection, at least one.
+    services: Arc<[Service]>,
+    /// Which one of them carries the calls.
+    connection: usize,
     settings: Arc<Settings>,
     pid: Option<u32>,
 }
 
 impl Caller {
-    pub(crate) fn new(service: Service, settings: Settings) -> Self {
-        Self { service, settings: Arc::new(settings), pid: None }
+    /// `services` has at least one: the first carries the calls.
+    pub(crate) fn new(services: Vec<Service>, settings: Settings) -> Self {
+        Self { services: services.into(), connection: 0, settings: Arc::new(settings), pid: None }
+    }
+
+    pub(crate) fn connections(&self) -> usize {
+        self.services.len()
+    }
+
+    /// The same caller over another connection.
+    pub(crate) fn over(&self, connection: usize) -> Self {
+        Self { connection: connection.min(self.services.len() - 1), ..self.clone() }
+    }
+
+    /// The same caller over the last connection, for what is large: a small call would have to wait until megabytes
+    /// before it have gone through the socket.
+    pub(crate) fn bulk(&self) -> Self {
+        self.over(usize::MAX)
     }
 
     pub(crate) fn settings(&self) -> &Settings {
@@ -73,7 +98,7 @@ impl Caller {
         F: Fn(Stubs, Request<Q>) -> Fut + Send + Sync,
         Fut: Future<Output = std::result::Result<Response<R>, Status>> + Send,
     {
-        let allowed = self.settings.deadline.min(DEADLINE_MAX);
+        let allowed = self.allowed();
         let deadline = Instant::now() + allowed;
         retry::run(self.settings.retry, repeat, deadline, || async {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -106,8 +131,29 @@ impl Caller {
         request
     }
 
+    /// How long a call may take with all of its repeats.
+    pub(crate) fn allowed(&self) -> Duration {
+        self.settings.deadline.min(DEADLINE_MAX)
+    }
+
+    /// Opens a stream of `MmapService` that sends `body`. Without a deadline: that is the affair of who reads it.
+    pub(crate) async fn open(&self, method: &'static str, body: Body) -> Result<Messages> {
+        let (metadata, _, body) = self.request(body).into_parts();
+        let mut request = http::Request::new(body);
+        *request.method_mut() = http::Method::POST;
+        *request.version_mut() = http::Version::HTTP_2;
+        let uri = format!("/{SERVICE_NAME}/{method}").try_into();
+        *request.uri_mut() = uri.map_err(|_| Error::usage(format!("{method} is no method's name")))?;
+        *request.headers_mut() = metadata.into_headers();
+        request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
+        request.headers_mut().insert(header::CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE);
+        request.extensions_mut().insert(GrpcMethod::new(SERVICE_NAME, method));
+        let service = self.services[self.connection].clone();
+        Messages::new(service.oneshot(request).await?, self.settings.max_answer)
+    }
+
     pub(crate) fn stubs(&self) -> Stubs {
-        Stubs { service: self.service.clone(), max_answer: self.settings.max_answer }
+        Stubs { service: self.services[self.connection].clone(), max_answer: self.settings.max_answer }
     }
 }
 

@@ -42,6 +42,19 @@
 //! What is repeated by itself, and what never is, stands in one table: see [`retry`]. Every method's documentation
 //! says what dropping its future half-way means.
 //!
+//! # Speed
+//! [`Mapping::read`] and [`Mapping::write`] up to 64 KiB of all tasks that use a process share a stream of operations:
+//! nothing has to be done for that but to have several in flight, and what is in flight together goes over the wire
+//! together. On two cores shared with the server, 64 tasks that each await one read of 4 KiB after the other cost 1 us of
+//! this side's CPU a read; one task alone, which waits for each round trip, 6 to 8 us. Whole ranges are read and
+//! written fastest by [`Mapping::read_stream`] and [`Mapping::write_stream`], or `read_all` and `write_all` over them.
+//!
+//! Two things are the program's own to choose, and each is worth up to a factor of two where data is large:
+//! - an allocator that keeps its memory, such as `mimalloc`: the system's gives buffers of a megabyte back to the kernel
+//!   and faults them in again;
+//! - one worker thread (`worker_threads = 1`, or `current_thread`) where there are two cores: each call otherwise wakes a
+//!   thread on another core, which takes longer than the call.
+//!
 //! # A channel of your own
 //! TLS, a proxy, several servers: make the tonic channel and hand it over. Headers are an interceptor's affair.
 //!
@@ -69,10 +82,13 @@ pub mod error;
 pub mod types;
 pub mod retry;
 mod transport;
+mod framing;
 mod caller;
+mod pipeline;
 mod link;
 mod lease;
 pub mod sync;
+pub mod bulk;
 pub mod mapping;
 pub mod map;
 pub mod process;
@@ -80,11 +96,12 @@ pub mod client;
 pub mod builder;
 
 pub use builder::ClientBuilder;
+pub use bulk::{PIECE, ReadStream};
 pub use client::{Client, Truncate};
 pub use error::{Error, ErrorKind, Result, Violation};
 pub use link::ProcessState;
 pub use map::Map;
-pub use mapping::{MESSAGE_MAX, Mapping, PIECE, UnmapError, UnmapOptions};
+pub use mapping::{MESSAGE_MAX, Mapping, UnmapError, UnmapOptions};
 pub use mmap_proto::reason::Reason;
 pub use process::{AttachOptions, Process};
 pub use retry::RetryPolicy;

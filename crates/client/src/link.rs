@@ -8,11 +8,17 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::{mpsc, watch};
+use mmap_proto::v1::{mmap_pipeline_request::Op, mmap_pipeline_response::Result as Answer};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 use crate::{
     caller::Caller,
     error::{Error, Result},
+    pipeline::Pipeline,
+    retry::{self, Repeat},
 };
 
 /// How a process is doing.
@@ -50,6 +56,7 @@ pub(crate) struct Link {
     state: watch::Sender<State>,
     /// A std mutex: it is held for single operations, never across an await.
     mappings: Mutex<BTreeSet<u64>>,
+    pipeline: Pipeline,
     /// Where dropped mappings go; `None` for a process that has no background task.
     dropped: Option<mpsc::Sender<u64>>,
 }
@@ -57,7 +64,8 @@ pub(crate) struct Link {
 impl Link {
     pub(crate) fn new(caller: Caller, pid: u32, dropped: Option<mpsc::Sender<u64>>) -> Self {
         let caller = caller.with_pid(pid);
-        Self { caller, pid, state: watch::Sender::new(State::Alive), mappings: Mutex::default(), dropped }
+        let pipeline = Pipeline::new(caller.connections());
+        Self { caller, pid, state: watch::Sender::new(State::Alive), mappings: Mutex::default(), pipeline, dropped }
     }
 
     pub(crate) fn state(&self) -> ProcessState {
@@ -88,6 +96,33 @@ impl Link {
         }
     }
 
+    /// Does a small operation over the process's pipeline, repeating it as `repeat` allows. `None`: it is not small, or
+    /// the server has no pipeline, and the operation is to be called by itself.
+    pub(crate) async fn operate(
+        &self,
+        is_small: bool,
+        repeat: Repeat,
+        op: impl Fn() -> Op + Send + Sync,
+    ) -> Result<Option<Answer>> {
+        if !is_small {
+            return Ok(None);
+        }
+        let caller = self.alive()?;
+        let allowed = caller.allowed();
+        if allowed.is_zero() {
+            return Err(Error::deadline(allowed));
+        }
+        let due = Instant::now() + allowed;
+        match self.pipeline.run(caller, op(), due, allowed).await {
+            // Only a failure pays for what repeating takes.
+            Err(error) if retry::is_repeatable(repeat, &error) => {
+                let again = || async { self.pipeline.run(self.alive()?, op(), due, allowed).await };
+                Box::pin(retry::resume(caller.settings().retry, repeat, due, error, again)).await
+            }
+            ended => ended,
+        }
+    }
+
     /// Waits until the process has ended. Cancel safe.
     pub(crate) async fn ended(&self) {
         let mut state = self.state.subscribe();
@@ -101,6 +136,7 @@ impl Link {
 
     pub(crate) fn end(&self, end: End) {
         self.change(State::Ended(end));
+        self.pipeline.close();
     }
 
     fn change(&self, next: State) {

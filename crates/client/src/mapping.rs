@@ -1,29 +1,33 @@
 //! A process's view of a range of a file: [`Mapping`], with its reads, writes and its end.
 //!
-//! Offsets are counted from the mapping's start. It holds no bytes: each read asks the server. One `read` or
-//! `write` is one message and takes effect at one instant; `read_all` and `write_all` are several, and do not.
+//! Offsets are counted from its start. It holds no bytes: each read asks the server. One `read` or `write` is one message
+//! and takes effect at one instant; the streams, `read_all` and `write_all` are several, and do not.
 
 use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
-use mmap_proto::v1;
+use futures::{Stream, TryStreamExt, stream};
+use mmap_proto::v1::{self, mmap_pipeline_request::Op, mmap_pipeline_response::Result as Answer};
+use tokio::time::Instant;
+use tonic::Code;
 
 use crate::{
+    bulk::{self, PIECE, ReadStream, pieces},
     caller::Stubs,
     error::{Error, ErrorKind, Result},
     link::Link,
-    retry::Repeat,
+    retry::{self, Repeat},
     sync::Msync,
     types::{MappingInfo, Synced},
 };
 
-/// The longest single read or write that a server takes by default.
+/// The longest that a server takes by default.
 pub const MESSAGE_MAX: usize = 4 << 20;
-/// Length of the pieces of [`Mapping::read_all`] and [`Mapping::write_all`]: a quarter of the largest message, so
-/// that the answers of four pieces in flight fill the connection's window, and no single one blocks it.
-pub const PIECE: usize = 1 << 20;
 const PIECES_IN_FLIGHT: usize = 4;
+/// Up to here reads and writes share a stream: 64 KiB cost a third there of what a call of their own costs. Beyond,
+/// the difference goes (a tenth for writes of 256 KiB), and what is large stands before what is small; so that is a
+/// call of its own, over the connection for what is large.
+const SMALL_MAX: usize = 64 << 10;
 
 /// A range of a file, mapped into a process.
 ///
@@ -31,6 +35,9 @@ const PIECES_IN_FLIGHT: usize = 4;
 /// and if that fails the mapping stays until its process ends, which syncs again. Use [`unmap`](Self::unmap) to
 /// learn how it went. Without a background task (a process from `Client::process`)
 /// a dropped mapping stays until its process ends.
+///
+/// **Order**: a call that is begun after another was answered comes after it. Of two that are in flight at once either
+/// may come first, also if one task began them.
 ///
 /// **Cancel safety**: dropping the future of a read, a sync or `stats` is harmless. A write or unmap that was
 /// cancelled may or may not have happened.
@@ -73,14 +80,24 @@ impl Mapping {
 
     /// Reads exactly `length` bytes, all at one instant. At most [`MESSAGE_MAX`] with a server's defaults.
     ///
-    /// Cancel safe; repeated by itself.
+    /// Cancel safe; repeated by itself. The bytes are where they were received, beside those of other answers, up to
+    /// 1 MiB that stays as long as one of them does: copy what you keep.
     ///
     /// # Errors
     /// `SEGV_MAPERR` outside the mapping, `SIGBUS` behind the end of the file, `SEGV_ACCERR` without [`Prot::READ`](crate::types::Prot::READ).
     pub async fn read(&self, offset: u64, length: usize) -> Result<Bytes> {
         let request = v1::MmapReadRequest { mmap_id: self.id, offset, length: length as u64 };
-        let send = |stubs: Stubs, request| async move { stubs.mmap().mmap_read(request).await };
-        let data = self.link.alive()?.call(Repeat::Idempotent, request, send).await?.into_inner().data;
+        let is_small = length <= SMALL_MAX;
+        let data = match self.link.operate(is_small, Repeat::Idempotent, || Op::MmapRead(request)).await? {
+            Some(Answer::MmapRead(answer)) => answer.data,
+            Some(_) => return Err(Error::protocol("a read was answered with something else")),
+            None => {
+                let send = |stubs: Stubs, request| async move { stubs.mmap().mmap_read(request).await };
+                let caller = self.link.alive()?.bulk();
+                // In a box, so that the small ones need not carry the room for it.
+                Box::pin(caller.call(Repeat::Idempotent, request, send)).await?.into_inner().data
+            }
+        };
         if data.len() != length {
             let answered = data.len();
             return Err(Error::protocol(format!("a read of {length} bytes was answered with {answered}")));
@@ -97,17 +114,49 @@ impl Mapping {
         Ok(())
     }
 
-    /// Reads `length` bytes of any number, in pieces of [`PIECE`] with several in flight. Each piece is read at one
-    /// instant, the whole is not: a writer may come between. Nothing is read for a length of 0.
+    /// Reads `length` bytes from `offset` on as a stream of pieces, in order and without gaps, of any length. Each piece is
+    /// read at one instant, the whole is not: a writer may come between. Nothing is read for a length of 0.
     ///
-    /// Cancel safe; pieces are repeated by themselves.
+    /// Cancel safe. The client's deadline is for each piece. A stream that breaks is made again by itself, and goes on
+    /// at the byte that it had reached; after an error it ends.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = mmap_fake::Fake::start()?;
+    /// # let client = mmap_client::Client::connect(server.address()).await?;
+    /// # let process = client.process(7);
+    /// # server.put_file("/data/large", vec![7; 3 << 20]);
+    /// use futures::TryStreamExt as _;
+    ///
+    /// let mapping = process.map("/data/large").await?;
+    /// let mut pieces = mapping.read_stream(0, mapping.length())?;
+    /// let mut sum = 0;
+    /// while let Some(piece) = pieces.try_next().await? {
+    ///     sum += piece.len() as u64;
+    /// }
+    /// assert_eq!(sum, mapping.length());
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for a range beyond 2^64; in the stream, those of [`read`](Self::read).
+    pub fn read_stream(&self, offset: u64, length: u64) -> Result<ReadStream<'_>> {
+        ReadStream::new(&self.link, self.id, offset, length)
+    }
+
+    /// Reads `length` bytes of any number: up to [`PIECE`] as [`read`](Self::read) does, more as
+    /// [`read_stream`](Self::read_stream), and then not at one instant. Nothing is read for a length of 0.
+    ///
+    /// Cancel safe; repeated by itself from where it broke.
     ///
     /// # Errors
     /// As [`read`](Self::read).
     pub async fn read_all(&self, offset: u64, length: usize) -> Result<Vec<u8>> {
+        let mut pieces = self.read_stream(offset, length as u64)?;
+        if (1..=PIECE).contains(&length) {
+            return Ok(self.read(offset, length).await?.into());
+        }
         let mut data = Vec::with_capacity(length);
-        let mut pieces =
-            stream::iter(pieces(offset, length)?).map(|(at, length)| self.read(at, length)).buffered(PIECES_IN_FLIGHT);
         while let Some(piece) = pieces.try_next().await? {
             data.extend_from_slice(&piece);
         }
@@ -125,24 +174,77 @@ impl Mapping {
         let data = data.into();
         let length = data.len() as u64;
         let request = v1::MmapWriteRequest { mmap_id: self.id, offset, data };
-        let send = |stubs: Stubs, request| async move { stubs.mmap().mmap_write(request).await };
-        let written = self.link.alive()?.call(Repeat::Unsent, request, send).await?.into_inner().written;
+        let is_small = request.data.len() <= SMALL_MAX;
+        let written = match self.link.operate(is_small, Repeat::Unsent, || Op::MmapWrite(request.clone())).await? {
+            Some(Answer::MmapWrite(answer)) => answer.written,
+            Some(_) => return Err(Error::protocol("a write was answered with something else")),
+            None => {
+                let send = |stubs: Stubs, request| async move { stubs.mmap().mmap_write(request).await };
+                let caller = self.link.alive()?.bulk();
+                Box::pin(caller.call(Repeat::Unsent, request, send)).await?.into_inner().written
+            }
+        };
         if written != length {
             return Err(Error::protocol(format!("a write of {length} bytes was answered with {written} written")));
         }
         Ok(())
     }
 
-    /// Writes `data` of any length, in pieces of [`PIECE`] with several in flight. After an error any of the pieces
-    /// may have been written, in any order.
+    /// Writes `pieces` one after the other from `offset` on, and answers how many bytes that were. Each is written at
+    /// one instant (in several, if it is longer than [`PIECE`]), the whole is not.
     ///
-    /// Not cancel safe, and not at one instant.
+    /// Not cancel safe, and never repeated: after an error, also one of `pieces`, everything up to some byte may have
+    /// been written. The client's deadline is for each piece to be taken, and for the answer at the end.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = mmap_fake::Fake::start()?;
+    /// # let client = mmap_client::Client::connect(server.address()).await?;
+    /// # let process = client.process(7);
+    /// use futures::stream;
+    /// use mmap_client::{Error, Prot};
+    ///
+    /// let mapping = process.map("/data/text").length(64).prot(Prot::READ_WRITE).create().await?;
+    /// let pieces = stream::iter(["to be ", "or not ", "to be"]).map(|piece| Ok::<_, Error>(piece.into()));
+    /// # use futures::StreamExt as _;
+    /// assert_eq!(mapping.write_stream(0, pieces).await?, 18);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`write`](Self::write), `ENOTSUP` where the server has no streams, and the first error of `pieces`.
+    pub async fn write_stream<E>(
+        &self,
+        offset: u64,
+        pieces: impl Stream<Item = std::result::Result<Bytes, E>> + Send,
+    ) -> std::result::Result<u64, E>
+    where
+        E: From<Error>,
+    {
+        bulk::write(&self.link, self.id, offset, pieces).await
+    }
+
+    /// Writes `data` of any length: up to [`PIECE`] as [`write`](Self::write) does, more in pieces. After an error any
+    /// of the pieces may have been written, in any order.
+    ///
+    /// Not cancel safe, and not at one instant. Repeated by itself if nothing was sent yet.
     ///
     /// # Errors
     /// As [`write`](Self::write).
     pub async fn write_all(&self, offset: u64, data: impl Into<Bytes> + Send) -> Result<()> {
         let data = data.into();
-        let writes = pieces(offset, data.len())?.map(|(at, length)| {
+        let pieces = pieces(offset, data.len())?;
+        if data.len() <= PIECE {
+            return if data.is_empty() { Ok(()) } else { self.write(offset, data).await };
+        }
+        let caller = self.link.alive()?;
+        let due = Instant::now() + caller.allowed();
+        let write = || self.write_stream(offset, stream::iter([Ok(data.clone())]));
+        match retry::run(caller.settings().retry, Repeat::Unsent, due, write).await {
+            Err(error) if error.code() == Code::Unimplemented => {}
+            written => return written.map(|_| ()),
+        }
+        let writes = pieces.map(|(at, length)| {
             // Both are below the data's length, which is a usize.
             let start = usize::try_from(at - offset).unwrap_or(usize::MAX);
             Ok((at, data.slice(start..start + length)))
@@ -266,37 +368,5 @@ impl std::error::Error for UnmapError {
 impl From<UnmapError> for Error {
     fn from(failed: UnmapError) -> Self {
         failed.error
-    }
-}
-
-/// `length` bytes from `offset` on as (start, length) of at most [`PIECE`] each.
-fn pieces(offset: u64, length: usize) -> Result<impl Iterator<Item = (u64, usize)>> {
-    if offset.checked_add(length as u64).is_none() {
-        return Err(Error::usage(format!("offset {offset} and length {length} together are beyond 2^64")));
-    }
-    Ok((0..length).step_by(PIECE).map(move |start| (offset + start as u64, PIECE.min(length - start))))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pieces_cover_a_range_without_gap_or_overlap() {
-        for length in [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 7] {
-            let mut next = 100;
-            for (start, length) in pieces(100, length).expect("in range") {
-                assert_eq!(start, next);
-                assert!((1..=PIECE).contains(&length));
-                next += length as u64;
-            }
-            assert_eq!(next, 100 + length as u64);
-        }
-    }
-
-    #[test]
-    fn a_range_beyond_the_largest_offset_is_refused_before_anything_is_sent() {
-        assert!(pieces(u64::MAX, 2).is_err());
-        assert!(pieces(u64::MAX - 2, 2).is_ok());
     }
 }

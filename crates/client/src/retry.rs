@@ -12,6 +12,7 @@
 use std::{future::Future, time::Duration};
 
 use backon::{ExponentialBuilder, Retryable};
+use futures::future::{Either, ready};
 use tokio::time::Instant;
 use tonic::Code;
 
@@ -82,6 +83,27 @@ where
         })
         .notify(|error, delay| tracing::debug!(%error, ?delay, "repeating a call"))
         .await
+}
+
+/// As [`run`], where the first attempt was made already and failed with `first`.
+pub(crate) async fn resume<T, F, Fut>(
+    policy: RetryPolicy,
+    repeat: Repeat,
+    deadline: Instant,
+    first: Error,
+    mut attempt: F,
+) -> Result<T>
+where
+    F: FnMut() -> Fut + Send,
+    Fut: Future<Output = Result<T>> + Send,
+    T: Send,
+{
+    let mut first = Some(first);
+    run(policy, repeat, deadline, || match first.take() {
+        Some(first) => Either::Left(ready(Err(first))),
+        None => Either::Right(attempt()),
+    })
+    .await
 }
 
 #[cfg(test)]

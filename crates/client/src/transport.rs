@@ -22,10 +22,14 @@ use crate::error::{Error, Result};
 /// do, but makes futures that the compiler cannot prove to be `Send`.
 pub(crate) type Service = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Status>;
 
-/// Stream window: two reads of half a mebibyte in flight without waiting for a window update.
-const STREAM_WINDOW: u32 = 1 << 20;
-/// Connection window: four full streams.
-const CONNECTION_WINDOW: u32 = 4 << 20;
+/// Largest HTTP/2 frame that is taken. The default of 16 KiB costs large answers half of their speed and small ones a
+/// third: each frame is a header, a wake-up and a message that is cut in two.
+const FRAME_MAX: u32 = 1 << 20;
+/// Stream window: a largest message in flight without waiting for a window update, and 64 MB/s over a round trip of
+/// 64 ms. On the machine itself 1 MiB would do, 64 KiB halves the speed.
+const STREAM_WINDOW: u32 = 4 << 20;
+/// Connection window: four full streams. What is in it may have to be held in memory.
+const CONNECTION_WINDOW: u32 = 16 << 20;
 /// A connection that answers no ping for `KEEPALIVE_INTERVAL + KEEPALIVE_TIMEOUT` is dead: this is what ends the
 /// wait for a heartbeat of an attached process when the network is gone.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
@@ -60,7 +64,9 @@ pub(crate) fn endpoint(address: &str, connect_timeout: Duration) -> Result<Endpo
 fn configure(endpoint: Endpoint, connect_timeout: Duration) -> Endpoint {
     endpoint
         .connect_timeout(connect_timeout)
+        // Without it a call waits for the acknowledgement of the one before: 12 calls a second.
         .tcp_nodelay(true)
+        .max_frame_size(FRAME_MAX)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)

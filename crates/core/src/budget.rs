@@ -77,6 +77,12 @@ impl Budget {
         (self.total as u64).saturating_sub(self.pages.available_permits() as u64) * PAGE_SIZE
     }
 
+    /// Bytes that could be taken now.
+    pub fn free(&self) -> u64 {
+        let outer = self.outer.as_ref().map_or(usize::MAX, |outer| outer.available_permits());
+        self.pages.available_permits().min(outer) as u64 * PAGE_SIZE
+    }
+
     /// Bytes in all.
     pub fn total(&self) -> u64 {
         u64::from(self.total) * PAGE_SIZE

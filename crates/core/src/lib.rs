@@ -26,6 +26,7 @@ pub mod overlay;
 pub mod private;
 pub mod aside;
 pub mod state;
+pub mod readahead;
 pub mod shared;
 pub mod file;
 pub mod table;

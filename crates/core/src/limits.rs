@@ -36,6 +36,8 @@ pub struct Limits {
     /// When a store that does not answer counts as failed. Below the 30 s in which a caller without a deadline
     /// of its own is promised the answer.
     pub store_timeout: Duration,
+    /// Bytes that are read ahead of one reader at most, as far as [`Limits::window_bytes`] allows; 0: none.
+    pub read_ahead: u64,
     /// Entries of a list's page where the caller asks for none in particular.
     pub list_page_default: usize,
     /// Entries of a list's page at most.
@@ -55,6 +57,7 @@ impl Default for Limits {
             process_grace: Duration::from_secs(10),
             process_idle_timeout: Duration::from_mins(10),
             store_timeout: Duration::from_secs(25),
+            read_ahead: 32 * MIB,
             list_page_default: 100,
             list_page_max: 1000,
         }
@@ -95,6 +98,20 @@ impl Limits {
     /// never waits behind a write-back.
     pub const fn fetch_bytes(&self) -> u64 {
         self.memory / 16
+    }
+
+    /// Half of that: what is read ahead, of all readers together, so that it never keeps a read that somebody waits
+    /// for from its memory.
+    pub const fn ahead_bytes(&self) -> u64 {
+        self.fetch_bytes() / 2
+    }
+
+    /// What may be read ahead of one reader: at most half of what may be for all, a 64th of the budget. What the
+    /// readers have not come to yet then fits the part of the cache that blocks enter (a 20th of the budget), and is
+    /// not dropped before it is used.
+    pub const fn window_bytes(&self) -> u64 {
+        let half = self.ahead_bytes() / 2;
+        if self.read_ahead < half { self.read_ahead } else { half }
     }
 
     /// A sixteenth: what write-backs hold beside the unsynced blocks themselves.

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::caller::{MmapId, ProcessKey};
 use crate::error::{Errno, Error, Result};
-use crate::file::{Access, FaultCounts, MapUse, Registered};
+use crate::file::{Access, FaultCounts, MapUse, ReadAhead, Registered};
 use crate::flags::{MapFlags, ProtFlags};
 use crate::overlay::CowMemory;
 use crate::process::Process;
@@ -29,6 +29,7 @@ pub struct MmapEntry {
     pub prot: ProtFlags,
     overlay: Option<Arc<CowMemory>>,
     faults: FaultCounts,
+    ahead: ReadAhead,
 }
 
 impl MmapEntry {
@@ -45,7 +46,8 @@ impl MmapEntry {
             MapFlags::Shared => None,
             MapFlags::Private => Some(Arc::default()),
         };
-        Self { id, process, file, range, prot, overlay, faults: FaultCounts::default() }
+        let (faults, ahead) = (FaultCounts::default(), ReadAhead::new(range));
+        Self { id, process, file, range, prot, overlay, faults, ahead }
     }
 
     /// Whose it is.
@@ -80,7 +82,12 @@ impl MmapEntry {
 
     /// How it touches its file.
     pub fn access(&self, deadline: Option<Instant>) -> Access<'_> {
-        Access { id: self.id, overlay: self.overlay.as_deref(), faults: &self.faults, deadline }
+        Access { id: self.id, overlay: self.overlay.as_deref(), faults: &self.faults, ahead: &self.ahead, deadline }
+    }
+
+    /// What is read ahead of its readers.
+    pub fn read_ahead(&self) -> &ReadAhead {
+        &self.ahead
     }
 
     /// Bytes of a private mapping's own pages.

@@ -37,6 +37,10 @@ pub struct Shared {
     pub private: PrivateMemory,
     /// Memory of blocks on their way from the store.
     pub fetch: Budget,
+    /// How much of that may be blocks that nobody waits for yet.
+    pub ahead: Budget,
+    /// What became of them.
+    pub read_ahead: ReadAheadCounts,
     /// Memory of what write-backs hold beside the unsynced blocks.
     pub write_back: Budget,
     /// What could not be written back.
@@ -64,8 +68,21 @@ pub struct MountParts {
     pub dirty: Budget,
     /// As [`Shared::fetch`].
     pub fetch: Budget,
+    /// As [`Shared::ahead`].
+    pub ahead: Budget,
     /// As [`Shared::write_back`].
     pub write_back: Budget,
+}
+
+/// What became of blocks that were read ahead.
+#[derive(Debug, Default)]
+pub struct ReadAheadCounts {
+    /// Brought before anybody asked for them.
+    pub brought: AtomicU64,
+    /// Asked for ahead, and a reader came to them.
+    pub used: AtomicU64,
+    /// Asked for ahead, and no reader came to them before their mapping ended or its pattern was forgotten.
+    pub wasted: AtomicU64,
 }
 
 /// Counts a writer that waits for memory, as long as it lives.
@@ -85,6 +102,8 @@ impl Shared {
             dirty: Budget::new(limits.dirty_bytes()),
             private: PrivateMemory::new(Budget::new(limits.private_bytes()), spill),
             fetch: Budget::new(limits.fetch_bytes()),
+            ahead: Budget::new(limits.ahead_bytes()),
+            read_ahead: ReadAheadCounts::default(),
             write_back: Budget::new(limits.write_back_bytes()),
             backlog: Backlog::default(),
             aside: Arc::new(aside),
@@ -154,9 +173,9 @@ impl Shared {
             _ => share.part(Limits::mount_part(share.total())),
         };
         let parts = prefixes.iter().map(|prefix| {
-            let (dirty, fetch) = (part(&self.dirty), part(&self.fetch));
+            let (dirty, fetch, ahead) = (part(&self.dirty), part(&self.fetch), part(&self.ahead));
             let write_back = self.write_back.part(self.write_back.total() / prefixes.len() as u64);
-            Arc::new(MountParts { mount: (*prefix).to_owned(), dirty, fetch, write_back })
+            Arc::new(MountParts { mount: (*prefix).to_owned(), dirty, fetch, ahead, write_back })
         });
         self.parts.get_or_init(|| parts.collect());
     }
@@ -166,8 +185,9 @@ impl Shared {
         let known = self.parts.get().into_iter().flatten().find(|parts| parts.mount == mount);
         known.map_or_else(
             || {
-                let (dirty, fetch, write_back) = (self.dirty.clone(), self.fetch.clone(), self.write_back.clone());
-                Arc::new(MountParts { mount: mount.to_owned(), dirty, fetch, write_back })
+                let (dirty, fetch, ahead) = (self.dirty.clone(), self.fetch.clone(), self.ahead.clone());
+                let write_back = self.write_back.clone();
+                Arc::new(MountParts { mount: mount.to_owned(), dirty, fetch, ahead, write_back })
             },
             Arc::clone,
         )
@@ -191,6 +211,11 @@ impl Shared {
     /// Bytes of blocks with unsynced pages over the soft limit.
     pub fn dirty_excess(&self) -> u64 {
         self.dirty.used().saturating_sub(self.limits.dirty_soft_bytes())
+    }
+
+    /// Whether memory is short, so that nothing should be brought that nobody waits for.
+    pub fn is_pressed(&self) -> bool {
+        self.writers_wait() || self.dirty_excess() > 0
     }
 
     /// Memory for `bytes` of a mount's blocks that become dirty. Over the soft limit write-back begins; at the

@@ -156,6 +156,7 @@ impl Shared {
 }
 
 /// An answer, there or on its way.
+#[expect(clippy::large_enum_variant, reason = "the large one is the hot one: a box for it would cost each such call")]
 pub(crate) enum Answer {
     Now(Option<Response<WireBody>>),
     Later(BoxFuture<'static, Response<WireBody>>),

@@ -11,7 +11,7 @@ mod ends;
 
 use mmap_core::error::Errno;
 use mmap_core::flags::{MapFlags, ProtFlags};
-use mmap_core::manager::{Create, MapRequest, MmapId, OnChange, Populate, SyncRequest, SyncWait, Unsynced};
+use mmap_core::manager::{Caller, Create, MapRequest, MmapId, OnChange, Populate, SyncRequest, SyncWait, Unsynced};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -133,8 +133,17 @@ impl Run {
     async fn read(&mut self, mapping: usize, offset: usize, len: usize, trouble: Trouble) {
         let Some(index) = self.pick(mapping) else { return };
         let mapping = self.model.mappings[index].clone();
-        let result = self.world.manager.read(mapping.pid, MmapId(mapping.id), offset as u64, len as u64).await;
+        let (manager, id, at) = (&self.world.manager, MmapId(mapping.id), offset as u64);
+        let tried = errno(manager.try_read(&Caller::from(mapping.pid), id, at, len as u64));
+        let result = manager.read(mapping.pid, id, at, len as u64).await;
         let result = errno(result.map(|bytes| bytes.into_bytes().to_vec()));
+        match tried {
+            Ok(Some(tried)) => {
+                assert!(result == Ok(tried.into_bytes().to_vec()), "the form that does not wait differs")
+            }
+            Ok(None) => {}
+            Err(tried) => assert_eq!(result, Err(tried)),
+        }
         self.learn(mapping.file).await;
         match result {
             Err(Errno::Io) => assert_ne!(trouble, Trouble::None),
@@ -149,7 +158,19 @@ impl Run {
     async fn write(&mut self, mapping: usize, offset: usize, data: &[u8], trouble: Trouble) {
         let Some(index) = self.pick(mapping) else { return };
         let mapping = self.model.mappings[index].clone();
-        let result = self.world.manager.write(mapping.pid, MmapId(mapping.id), offset as u64, data).await;
+        let (id, caller) = (MmapId(mapping.id), Caller::from(mapping.pid));
+        // In three slices, which meet anywhere.
+        let (head, tail) = data.split_at(offset % data.len());
+        let slices = [head, &tail[..tail.len() / 2], &tail[tail.len() / 2..]];
+        let result = match self.world.manager.try_write(&caller, id, offset as u64, &slices) {
+            Ok(None) => self.world.manager.begin_write(&caller, id, offset as u64, &slices).await,
+            Ok(Some(written)) => Ok(written),
+            Err(error) => Err(error),
+        };
+        let result = match result {
+            Ok(written) => written.wait().await,
+            Err(error) => Err(error),
+        };
         // A write that the manager took over may have noticed an outside change first.
         self.learn(mapping.file).await;
         let target = &self.model.files[mapping.file];

@@ -13,9 +13,13 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use bytes::{Bytes, BytesMut};
-use mmap_client::{Client, Mapping, Process, Prot, Reason};
+use futures::{
+    StreamExt as _, TryStreamExt as _,
+    stream::{self, BoxStream},
+};
+use mmap_client::{Client, Mapping, PIECE, Process, Prot, Reason};
 
-use crate::exit::Failure;
+use crate::{exit::Failure, transfer::IN_FLIGHT};
 
 /// What makes an operand one of the server where a local one would be expected.
 const SERVER: &str = "mmap:";
@@ -195,6 +199,21 @@ impl Reader {
         }
     }
 
+    /// The bytes from `at` to `end`, in pieces and in order.
+    pub(crate) fn pieces(&self, at: u64, end: u64) -> Result<BoxStream<'_, Result<Bytes>>> {
+        Ok(match self {
+            Self::Empty => stream::empty().boxed(),
+            Self::Server(mapping) => {
+                let pieces = mapping.read_stream(at, end - at)?.chunk_length(PIECE as u64);
+                pieces.map_err(anyhow::Error::from).boxed()
+            }
+            Self::Local(file) => {
+                let reads = pieces(at, end).map(|(at, length)| read_local(file, at, length));
+                stream::iter(reads).buffered(IN_FLIGHT).boxed()
+            }
+        })
+    }
+
     /// Ends it: a mapped file cannot be removed.
     pub(crate) async fn close(self) -> Result<()> {
         if let Self::Server(mapping) = self {
@@ -202,6 +221,15 @@ impl Reader {
         }
         Ok(())
     }
+}
+
+/// From `from` to `end` as (start, length) of at most [`PIECE`] each.
+pub(super) fn pieces(from: u64, end: u64) -> impl Iterator<Item = (u64, usize)> {
+    let step = PIECE as u64;
+    (0..end.saturating_sub(from).div_ceil(step)).map(move |index| {
+        let at = from + index * step;
+        (at, usize::try_from((end - at).min(step)).unwrap_or(PIECE))
+    })
 }
 
 pub(super) async fn read_local(file: &Arc<File>, at: u64, length: usize) -> Result<Bytes> {
@@ -286,6 +314,17 @@ mod tests {
         for name in ["", "../x", "a/../../x", "/etc/passwd", "a/"] {
             assert!(Place::local(folder, name).is_err(), "{name}");
         }
+    }
+
+    #[test]
+    fn pieces_cover_a_range_without_gap_or_overlap() {
+        let mut next = 10;
+        for (at, length) in pieces(10, 3 * PIECE as u64 + 5) {
+            assert_eq!(at, next);
+            next += length as u64;
+        }
+        assert_eq!(next, 3 * PIECE as u64 + 5);
+        assert_eq!(pieces(7, 7).count(), 0);
     }
 
     #[test]

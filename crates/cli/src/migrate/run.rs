@@ -6,11 +6,11 @@ use anyhow::Result;
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use indicatif::ProgressBar;
-use mmap_client::{PIECE, Process};
+use mmap_client::Process;
 use serde::Serialize;
 
 use super::{
-    place::{Found, Identity, Place, Reader},
+    place::{Found, Identity, Place, Reader, pieces},
     record::{Record, Stage},
     target::{Maker, Plan, Target},
 };
@@ -183,23 +183,24 @@ impl Run<'_> {
         Ok(self.source.identify(&self.context.client, name).await?.as_ref() == Some(source))
     }
 
-    /// Several pieces at a time. Answers how many bytes had to be written.
+    /// Reads in order, and writes several pieces at a time. Answers how many bytes had to be written.
     async fn copy(&self, reader: &Reader, target: &Target, at: u64, end: u64, is_blank: bool) -> Result<u64> {
-        let copies = pieces(at, end).map(|(at, length)| async move {
-            let new = reader.read(at, length).await?;
-            let old = if is_blank { None } else { Some(target.read(at, length).await?) };
-            let mut written = 0;
-            for (start, run) in changes(&new, old.as_ref()) {
-                written += run.len() as u64;
-                target.write(at + start as u64, run).await?;
+        let mut at = at;
+        let copies = reader.pieces(at, end)?.map_ok(|new| {
+            let start = at;
+            at += new.len() as u64;
+            async move {
+                let old = if is_blank { None } else { Some(target.read(start, new.len()).await?) };
+                let mut written = 0;
+                for (within, run) in changes(&new, old.as_ref()) {
+                    written += run.len() as u64;
+                    target.write(start + within as u64, run).await?;
+                }
+                self.bar.inc(new.len() as u64);
+                anyhow::Ok(written)
             }
-            self.bar.inc(length as u64);
-            anyhow::Ok(written)
         });
-        stream::iter(copies)
-            .buffer_unordered(IN_FLIGHT)
-            .try_fold(0, |sum, written| async move { Ok(sum + written) })
-            .await
+        copies.try_buffer_unordered(IN_FLIGHT).try_fold(0, |sum, written| async move { Ok(sum + written) }).await
     }
 
     async fn verify(&self, reader: &Reader, target: &Target, size: u64) -> Result<()> {
@@ -220,14 +221,6 @@ impl Run<'_> {
         }
         self.source.remove(&self.context.client, name).await
     }
-}
-
-fn pieces(from: u64, end: u64) -> impl Iterator<Item = (u64, usize)> {
-    let step = PIECE as u64;
-    (0..end.saturating_sub(from).div_ceil(step)).map(move |index| {
-        let at = from + index * step;
-        (at, usize::try_from((end - at).min(step)).unwrap_or(PIECE))
-    })
 }
 
 /// Runs of pages of `new` that differ from `old`, or from zeros.
@@ -271,16 +264,5 @@ mod tests {
         other[0] = 9;
         assert_eq!(spans(Some(&Bytes::from(other))), [(0, PAGE)]);
         assert_eq!(spans(Some(&Bytes::new())), [(0, 5 * PAGE + 7)]);
-    }
-
-    #[test]
-    fn pieces_cover_a_range_without_gap_or_overlap() {
-        let mut next = 10;
-        for (at, length) in pieces(10, 3 * PIECE as u64 + 5) {
-            assert_eq!(at, next);
-            next += length as u64;
-        }
-        assert_eq!(next, 3 * PIECE as u64 + 5);
-        assert_eq!(pieces(7, 7).count(), 0);
     }
 }

@@ -64,7 +64,7 @@ fn nothing_is_overwritten_silently() {
     let get = bench.run(&["get", "/data/file", "."]);
     assert_eq!(get.code, 5, "{}", get.stderr);
     assert!(get.stderr.contains("--force"), "{}", get.stderr);
-    assert_eq!(bench.fake.calls("MmapRead"), 0, "it is refused before anything is fetched");
+    assert_eq!(bench.fake.calls("MmapReadStream"), 0, "it is refused before anything is fetched");
     assert_eq!(std::fs::read(&local).expect("it is there"), b"new");
     assert_eq!(bench.run(&["get", "--force", "/data/file", "."]).code, 0);
     assert_eq!(std::fs::read(&local).expect("it is there"), b"changed");
@@ -74,8 +74,7 @@ fn nothing_is_overwritten_silently() {
 fn a_put_that_fails_leaves_no_half_a_file() {
     let bench = Bench::new();
     let local = bench.local("in", &pattern(SIZE));
-    bench.fake.plan("MmapWrite", Fault::None);
-    bench.fake.plan("MmapWrite", Fault::Refuse(Reason::Io, Duration::ZERO));
+    bench.fake.plan("MmapWriteStream", Fault::Cut(1, Reason::Io));
     let put = bench.run(&["put", arg(&local), "/data/file"]);
     assert_eq!(put.code, 6, "{}", put.stderr);
     assert!(bench.fake.stored("/data/file").is_none());
@@ -86,8 +85,7 @@ fn a_put_that_fails_leaves_no_half_a_file() {
 fn what_a_failed_put_cannot_remove_is_told_and_never_half_written() {
     let bench = Bench::new();
     let local = bench.local("in", &pattern(SIZE));
-    bench.fake.plan("MmapWrite", Fault::None);
-    bench.fake.plan("MmapWrite", Fault::Refuse(Reason::Io, Duration::ZERO));
+    bench.fake.plan("MmapWriteStream", Fault::Cut(1, Reason::Io));
     bench.fake.plan("RemoveFile", Fault::Refuse(Reason::Io, Duration::ZERO));
     let put = bench.run(&["put", arg(&local), "/data/file"]);
     assert_eq!(put.code, 6, "{}", put.stderr);
@@ -99,8 +97,7 @@ fn what_a_failed_put_cannot_remove_is_told_and_never_half_written() {
 fn a_get_that_fails_leaves_no_local_file() {
     let bench = Bench::new();
     bench.fake.put_file("/data/file", pattern(SIZE));
-    bench.fake.plan("MmapRead", Fault::None);
-    bench.fake.plan("MmapRead", Fault::Refuse(Reason::UClean, Duration::ZERO));
+    bench.fake.plan("MmapReadStream", Fault::Cut(1, Reason::UClean));
     let get = bench.run(&["get", "/data/file", "out"]);
     assert_eq!(get.code, 1, "{}", get.stderr);
     let left: Vec<_> = std::fs::read_dir(bench.path(".")).expect("the folder is ours").collect();

@@ -2,5 +2,7 @@
 
 mod calls;
 mod lease;
+mod pipeline;
 mod repeat;
+mod streams;
 mod support;

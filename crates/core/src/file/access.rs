@@ -12,13 +12,15 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::ahead::Begun;
 use super::state::{FileState, Found};
-use super::{FaultCounts, File};
+use super::{FaultCounts, File, ReadAhead};
 use crate::block::ReadBytes;
 use crate::caller::MmapId;
 use crate::error::{Errno, Error, Result};
 use crate::journal::Lsn;
 use crate::overlay::{CowMemory, OwnPage};
+use crate::readahead::Met;
 use crate::spill::{InHand, Slot};
 use crate::units::{BlockIndex, ByteRange, PageMask};
 
@@ -31,6 +33,8 @@ pub struct Access<'a> {
     pub overlay: Option<&'a CowMemory>,
     /// The mapping's counters.
     pub faults: &'a FaultCounts,
+    /// What is read ahead of the mapping's readers.
+    pub ahead: &'a ReadAhead,
     /// When the caller stops waiting.
     pub deadline: Option<Instant>,
 }
@@ -49,7 +53,7 @@ impl File {
     ///
     /// # Errors
     /// SIGBUS.
-    pub fn try_read(&self, access: Access<'_>, range: ByteRange) -> Result<Option<ReadBytes>> {
+    pub fn try_read(self: &Arc<Self>, access: Access<'_>, range: ByteRange) -> Result<Option<ReadBytes>> {
         let Attempt::Done((bytes, said)) = self.attempt_read(access, range, &InHand::default())? else {
             return Ok(None);
         };
@@ -57,6 +61,7 @@ impl File {
             return Ok(None);
         }
         access.faults.minor.fetch_add(range.block_count(), Ordering::Relaxed);
+        self.go_on_reading_ahead(access.ahead, range);
         Ok(Some(bytes))
     }
 
@@ -66,12 +71,13 @@ impl File {
     /// SIGBUS, ESTALE, EIO, EUCLEAN.
     pub async fn read(self: &Arc<Self>, access: Access<'_>, range: ByteRange) -> Result<ReadBytes> {
         // Blocks that were fetched stay reachable until the read is through.
-        let (mut held, mut in_hand) = (Vec::new(), InHand::default());
+        let (mut held, mut in_hand, mut until) = (Vec::new(), InHand::default(), None);
         loop {
             let missing = match self.attempt_read(access, range, &in_hand)? {
                 Attempt::Done((bytes, said)) => {
                     if held.is_empty() {
                         access.faults.minor.fetch_add(range.block_count(), Ordering::Relaxed);
+                        self.go_on_reading_ahead(access.ahead, range);
                     }
                     // A journal that has failed takes no more writes, but what is in memory can still be read.
                     let _ = self.shared.journaled(said).await;
@@ -84,11 +90,16 @@ impl File {
                 }
                 Attempt::NeedsMemory(_) => Vec::new(),
             };
+            let boarded = self.board(&missing);
+            let mut begun = Begun::default();
             if held.is_empty() {
                 access.faults.major.fetch_add(missing.len() as u64, Ordering::Relaxed);
                 access.faults.minor.fetch_add(range.block_count() - missing.len() as u64, Ordering::Relaxed);
+                let met = if boarded.joined { Met::UnderWay } else { Met::Missing };
+                begun = self.read_on(access.ahead, range, met);
             }
-            held.extend(self.fault(&missing).await?);
+            held.extend(self.landed(boarded, *until.get_or_insert_with(|| self.patience())).await?);
+            begun.keep();
         }
     }
 

@@ -77,14 +77,3 @@ impl Flight {
         }
     }
 }
-
-/// Lands the flights of a fetch, whatever becomes of it.
-pub(super) struct LandingGuard<'a>(pub(super) &'a [std::sync::Arc<Flight>]);
-
-impl Drop for LandingGuard<'_> {
-    fn drop(&mut self) {
-        for flight in self.0 {
-            flight.land(Landed::Again);
-        }
-    }
-}

@@ -8,6 +8,7 @@
 //! - `say`: what the state says in the journal of writes and mappings
 //! - `observe`: asking the store what it has, and making sense of it
 //! - `fetch`: bringing missing blocks in, one fetch a block
+//! - `ahead`: bringing blocks in before they are asked for
 //! - `access`: reads at one instant
 //! - `write`: writes at one instant
 //! - `commit`: write-back of a consistent cut; truncation; removal
@@ -27,6 +28,7 @@ mod state;
 mod say;
 mod observe;
 mod fetch;
+mod ahead;
 mod access;
 mod write;
 mod commit;
@@ -42,6 +44,7 @@ use tokio::time::Instant;
 
 pub use access::Access;
 pub(crate) use access::no_such_mapping;
+pub use ahead::ReadAhead;
 pub use commit::{MakeFile, SyncOutcome};
 pub use registered::{MapUse, Registered};
 pub use write::Written;
@@ -76,8 +79,10 @@ pub struct File {
     pub(crate) pins: AtomicUsize,
 }
 
-/// How often a mapping's accesses met the store.
+/// How often a mapping's accesses met the store. On a cache line of their own: who only looks at the mapping is
+/// not disturbed by those who count.
 #[derive(Debug, Default)]
+#[repr(align(64))]
 pub struct FaultCounts {
     /// Blocks that were in memory.
     pub minor: AtomicU64,

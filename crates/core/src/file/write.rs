@@ -120,7 +120,7 @@ impl File {
         range: ByteRange,
         data: &[S],
     ) -> Result<Written> {
-        let (mut held, mut means) = (Vec::new(), Means::default());
+        let (mut held, mut means, mut until) = (Vec::new(), Means::default(), None);
         loop {
             // Taken anew for each attempt: whoever waits for the store must not keep others from the journal.
             means.room = self.shared.journal_room(&self.path, range, access.deadline).await?;
@@ -130,7 +130,7 @@ impl File {
                 Attempt::Done(said) => return Ok(Written::new(&self.shared, range.len(), said)),
                 Attempt::Missing(missing) => {
                     access.faults.major.fetch_add(missing.len() as u64, Ordering::Relaxed);
-                    held.extend(self.fault(&missing).await?);
+                    held.extend(self.fault(&missing, *until.get_or_insert_with(|| self.patience())).await?);
                 }
                 Attempt::Spilled(slots) => means.in_hand.bring(slots).await?,
                 Attempt::NeedsMemory(bytes) => {

@@ -11,7 +11,7 @@ use super::disk::Disk;
 use super::frame;
 use super::open::{Found, Opened, read, start};
 use super::options::{Lsn, Options};
-use super::queue::{Admission, Ended, Progress, Room, Shared, Written, stopped};
+use super::queue::{Admission, Ended, Room, Shared, Written, stopped};
 use super::writer::Writer;
 use crate::error::{Errno, Error, Result};
 
@@ -120,6 +120,10 @@ impl Journal {
         let size = frame::size_of(bytes) as u64;
         let max = self.shared.options.queue_bytes;
         let permits = u32::try_from(size).ok().filter(|_| size <= max).ok_or_else(|| too_large(bytes, max))?;
+        // Without a timer where there is nothing to wait for.
+        if let Some(room) = self.try_reserve(bytes) {
+            return Ok(room);
+        }
         let started = Instant::now();
         let deadline = deadline.unwrap_or(started + PATIENCE);
         match tokio::time::timeout_at(deadline, self.wait_for_room(permits)).await {
@@ -214,10 +218,10 @@ impl Journal {
     /// # Errors
     /// `Errno::Io` if the journal failed or was closed before.
     pub async fn acknowledged(&self, lsn: Lsn) -> Result<()> {
-        if self.is_acknowledged(lsn) {
-            return Ok(());
+        if lsn.0 == u64::MAX {
+            return Err(self.unwritten());
         }
-        self.wait_until(lsn, |progress| progress.acknowledged).await
+        if self.shared.waiters.wait(lsn.0).await { Ok(()) } else { Err(self.shared.ended().unwrap_or_else(stopped)) }
     }
 
     /// Resolves when the record survives power loss, whatever the level. Cancel safe; bound it.
@@ -229,23 +233,24 @@ impl Journal {
             // Of a record that does not exist there is nothing to sync.
             self.shared.ask_sync(lsn.min(self.shared.last()));
         }
-        self.wait_until(lsn, |progress| progress.synced).await
-    }
-
-    async fn wait_until(&self, lsn: Lsn, reached: fn(&Progress) -> u64) -> Result<()> {
         if lsn.0 == u64::MAX {
-            return Err(self.shared.ended().unwrap_or_else(|| {
-                Error::new(Errno::Fault, "a record was not written because it is larger than a journal segment")
-            }));
+            return Err(self.unwritten());
         }
         let mut progress = self.shared.progress.subscribe();
-        let found = progress.wait_for(|progress| reached(progress) >= lsn.0 || progress.ended.is_some()).await;
+        let found = progress.wait_for(|progress| progress.synced >= lsn.0 || progress.ended.is_some()).await;
         // It cannot fail: this handle has the sender.
         let found = found.map_err(|_| stopped())?;
         match &found.ended {
-            Some(ended) if reached(&found) < lsn.0 => Err(ended.error.clone()),
+            Some(ended) if found.synced < lsn.0 => Err(ended.error.clone()),
             _ => Ok(()),
         }
+    }
+
+    /// Why a record is none.
+    fn unwritten(&self) -> Error {
+        self.shared.ended().unwrap_or_else(|| {
+            Error::new(Errno::Fault, "a record was not written because it is larger than a journal segment")
+        })
     }
 
     /// Bytes that the journal's segments take on the disk, the spare included.

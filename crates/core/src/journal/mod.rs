@@ -19,6 +19,7 @@ mod folder;
 pub mod sim;
 mod scan;
 mod segments;
+mod waiters;
 mod queue;
 mod writer;
 mod open;

@@ -6,7 +6,6 @@
 //! and the slack, which is for records that must not be refused.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -14,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::frame;
 use super::options::{Lsn, Options};
+use super::waiters::Waiters;
 use crate::error::{Errno, Error, Result};
 
 /// Segments wholly before a record are to be removed.
@@ -27,7 +27,6 @@ pub(super) struct Trim {
 /// How far the writer has come.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Progress {
-    pub(super) acknowledged: u64,
     pub(super) synced: u64,
     /// Why it writes no more.
     pub(super) ended: Option<Ended>,
@@ -114,7 +113,8 @@ pub(super) struct Shared {
     queue: Mutex<Queue>,
     work: Condvar,
     permits: Arc<Semaphore>,
-    acknowledged: AtomicU64,
+    /// Who waits for their record, and how far it is.
+    pub(super) waiters: Waiters,
     pub(super) progress: watch::Sender<Progress>,
     pub(super) space: watch::Sender<Space>,
 }
@@ -162,14 +162,14 @@ impl Shared {
             closing: false,
             ended: None,
         };
-        let progress = Progress { acknowledged: written.acknowledged, synced: written.synced, ended: None };
+        let progress = Progress { synced: written.synced, ended: None };
         let permits = usize::try_from(options.queue_bytes).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         Self {
             options,
             queue: Mutex::new(queue),
             work: Condvar::new(),
             permits: Arc::new(Semaphore::new(permits)),
-            acknowledged: AtomicU64::new(written.acknowledged),
+            waiters: Waiters::new(written.acknowledged),
             progress: watch::Sender::new(progress),
             space: watch::Sender::new(Space { checkpoint_at: u64::MAX, ..Space::default() }),
         }
@@ -284,7 +284,7 @@ impl Shared {
     }
 
     pub(super) fn acknowledged(&self) -> u64 {
-        self.acknowledged.load(Ordering::Acquire)
+        self.waiters.reached()
     }
 
     /// Whether everything queued was taken by the writer.
@@ -344,10 +344,10 @@ impl Shared {
         queue.left = written.left;
         queue.has_spare = written.has_spare;
         drop(queue);
-        self.acknowledged.store(written.acknowledged, Ordering::Release);
+        self.waiters.publish(written.acknowledged);
         self.progress.send_if_modified(|progress| {
-            let news = (progress.acknowledged, progress.synced) != (written.acknowledged, written.synced);
-            (progress.acknowledged, progress.synced) = (written.acknowledged, written.synced);
+            let news = progress.synced != written.synced;
+            progress.synced = written.synced;
             news
         });
     }
@@ -371,6 +371,7 @@ impl Shared {
         self.permits.close();
         self.space.send_modify(|space| space.ended = true);
         self.progress.send_modify(|progress| progress.ended = Some(ended));
+        self.waiters.end();
     }
 }
 

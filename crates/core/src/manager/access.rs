@@ -38,6 +38,21 @@ impl MmapManager {
         entry.file.try_read(entry.access(caller.deadline), range)
     }
 
+    /// The caller is going to read `length` bytes from `offset` of a mapping, from the first to the last: they are
+    /// brought in ahead of it, a bounded part at a time, as it comes. A hint: nothing fails or waits for it.
+    ///
+    /// # Errors
+    /// EINVAL, EBADF, SEGV_MAPERR, SEGV_ACCERR.
+    pub fn will_read(&self, caller: impl Into<Caller>, id: MmapId, offset: u64, length: u64) -> Result<()> {
+        let caller = caller.into();
+        ByteRange::checked(offset, length)?;
+        caller.check_process()?;
+        let (entry, _call) = self.own_mapping(&caller, id)?;
+        let range = entry.readable(offset, length)?;
+        entry.file.will_read(entry.read_ahead(), range);
+        Ok(())
+    }
+
     /// Writes `data` at `offset` of a mapping, all of it at one instant. Answers the number of bytes.
     ///
     /// # Errors

@@ -230,6 +230,17 @@ impl MemoryUse {
     }
 }
 
+/// What became of what was read ahead, in bytes of whole blocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReadAheadUse {
+    /// Brought before anybody asked for it.
+    pub brought: u64,
+    /// Asked for ahead, and a reader came to it.
+    pub used: u64,
+    /// Asked for ahead, and no reader came to it before its mapping ended or the reader's pattern was forgotten.
+    pub wasted: u64,
+}
+
 /// A file with bytes that are not in the store yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WaitingFile {

@@ -190,11 +190,12 @@ async fn a_writer_over_the_limit_of_unsynced_bytes_waits_for_write_back_and_else
     let manager = &world.manager;
     let length = 64 * BLOCK_SIZE;
     let id = manager.mmap(1, "/big".into(), 0, length, ProtFlags::read_write(), MapFlags::Shared).await.unwrap();
+    // Over half of it write-back begins by itself, before or after the last of these writes.
+    world.chaos.push(Call::WriteBack, Fault::Hang);
     // A quarter of 4 MiB holds 16 blocks.
     for block in 0..16 {
         manager.write(1, id, block * BLOCK_SIZE, b"w").await.unwrap();
     }
-    world.chaos.push(Call::WriteBack, Fault::Hang);
     let deadline = Some(tokio::time::Instant::now() + Duration::from_millis(300));
     let hasty = Caller { deadline, ..Caller::from(1) };
     let error = manager.write(hasty, id, 16 * BLOCK_SIZE, b"w").await.unwrap_err();

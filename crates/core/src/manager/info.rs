@@ -1,7 +1,11 @@
 //! Stats and lists of mappings and processes. They look and change nothing, not even a process's idle time.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::MmapManager;
-use super::api::{Caller, MappingStats, MemoryUse, MmapId, Page, PageRequest, ProcessKey, ProcessStats, WaitingFile};
+use super::api::{
+    Caller, MappingStats, MemoryUse, MmapId, Page, PageRequest, ProcessKey, ProcessStats, ReadAheadUse, WaitingFile,
+};
 use crate::backlog::Trouble;
 use crate::capability::Capability;
 use crate::error::{Error, Result};
@@ -9,6 +13,7 @@ use crate::file::{File, no_such_mapping};
 use crate::flags::MapFlags;
 use crate::mapping::MmapEntry;
 use crate::path::FilePath;
+use crate::units::BLOCK_SIZE;
 
 impl MmapManager {
     /// What a mapping is and what it costs; anybody's.
@@ -119,6 +124,13 @@ impl MmapManager {
             fetch: shared.fetch.used(),
             write_back: shared.write_back.used(),
         }
+    }
+
+    /// What became of what was read ahead, in bytes, since the manager began.
+    pub fn read_ahead_use(&self) -> ReadAheadUse {
+        let counts = &self.shared.read_ahead;
+        let bytes = |blocks: &AtomicU64| blocks.load(Ordering::Relaxed).saturating_mul(BLOCK_SIZE);
+        ReadAheadUse { brought: bytes(&counts.brought), used: bytes(&counts.used), wasted: bytes(&counts.wasted) }
     }
 
     /// The mounts that do not take their bytes: a write-back failed, and what is to be stored waits.

@@ -196,6 +196,9 @@ impl MmapManager {
     pub async fn shutdown(self: &Arc<Self>, limit: Duration) -> ShutdownReport {
         let deadline = Instant::now() + limit;
         self.close();
+        for entry in &self.mappings {
+            entry.file.stop_reading_ahead(entry.read_ahead());
+        }
         let report = match self.shared.journal.clone() {
             Some(journal) => self.shut_down_to_journal(&journal, deadline).await,
             None => self.shut_down_for_good(deadline).await,

@@ -163,6 +163,7 @@ impl MmapManager {
     /// Takes a mapping off every list.
     pub(super) fn drop_mapping(&self, entry: &MmapEntry, leaving: Leaving) -> Lsn {
         let said = entry.file.unregister(entry.id, leaving);
+        entry.file.stop_reading_ahead(entry.read_ahead());
         self.mappings.remove(&entry.id);
         entry.process.remove_mapping(entry.id);
         said

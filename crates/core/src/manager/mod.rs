@@ -27,6 +27,10 @@ mod mmap_tests;
 #[cfg(test)]
 mod fault_tests;
 #[cfg(test)]
+mod ahead_tests;
+#[cfg(test)]
+mod try_tests;
+#[cfg(test)]
 mod race_tests;
 #[cfg(test)]
 mod end_tests;
@@ -113,7 +117,7 @@ impl MmapManager {
         let manager = Arc::new(Self {
             files: Arc::new(FileTable::new(vfs, Arc::clone(&shared))),
             shared,
-            mappings: DashMap::default(),
+            mappings: DashMap::with_hasher_and_shard_amount(DefaultHashBuilder::default(), MAPPING_SHARDS),
             refusing: AtomicBool::new(false),
             processes,
             state,
@@ -169,6 +173,8 @@ impl MmapManager {
     }
 }
 
+/// More than threads, so that those at different mappings seldom meet at one lock.
+const MAPPING_SHARDS: usize = 64;
 /// When a server that is shutting down may be back.
 const RESTART: std::time::Duration = std::time::Duration::from_secs(1);
 

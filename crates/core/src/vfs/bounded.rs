@@ -76,6 +76,16 @@ impl FileStore for BoundedStore {
         self.within(self.inner.read(name, version, range)).await
     }
 
+    async fn read_each(
+        &self,
+        name: &str,
+        version: &Version,
+        range: ByteRange,
+        land: &mut (dyn FnMut(Bytes) + Send),
+    ) -> StoreResult<()> {
+        self.within(self.inner.read_each(name, version, range, land)).await
+    }
+
     async fn write_back(&self, name: &str, change: WriteBack) -> StoreResult<Stat> {
         let limit = self.time.saturating_add(Duration::from_secs(change.size / MIB));
         timed(limit, self.inner.write_back(name, change)).await.map_err(|fault| fault.of_mount(&self.mount))

@@ -137,6 +137,19 @@ pub trait FileStore: fmt::Debug + Send + Sync + 'static {
     /// lies within the file; the last buffer ends where `range` ends.
     async fn read(&self, name: &str, version: &Version, range: ByteRange) -> StoreResult<Vec<Bytes>>;
 
+    /// As [`FileStore::read`], each buffer handed to `land`, in order, as soon as it is known to be right: also where
+    /// the call fails later.
+    async fn read_each(
+        &self,
+        name: &str,
+        version: &Version,
+        range: ByteRange,
+        land: &mut (dyn FnMut(Bytes) + Send),
+    ) -> StoreResult<()> {
+        self.read(name, version, range).await?.into_iter().for_each(land);
+        Ok(())
+    }
+
     /// Makes the change; durable when it answers.
     async fn write_back(&self, name: &str, change: WriteBack) -> StoreResult<Stat>;
 

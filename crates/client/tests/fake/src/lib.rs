@@ -11,9 +11,11 @@ mod error;
 pub mod fault;
 mod conflicts;
 mod world;
+mod streams;
+mod pipeline;
 mod service;
 
-use std::{io, path::Path, time::Duration};
+use std::{io, net::SocketAddr, path::Path, time::Duration};
 
 use mmap_proto::v1::{
     file_service_server::FileServiceServer, mmap_service_server::MmapServiceServer,
@@ -107,6 +109,11 @@ impl Fake {
     /// A header of the last call of `method`.
     pub fn last_header(&self, method: &str, header: &str) -> Option<String> {
         self.service.desk().last_header(method, header)
+    }
+
+    /// Whose connection the last call of `method` came over (TCP only; not of an operation on a pipeline).
+    pub fn last_peer(&self, method: &str) -> Option<SocketAddr> {
+        self.service.desk().last_peer(method)
     }
 
     /// Puts a file into the store.

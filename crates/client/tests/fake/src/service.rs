@@ -14,6 +14,7 @@ use tonic::{
 use crate::{
     error::refuse,
     fault::{Admission, Desk},
+    pipeline, streams,
     world::World,
 };
 
@@ -68,17 +69,26 @@ impl Service {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn admit<Q>(&self, method: &'static str, request: &Request<Q>) -> Result<Admission, Status> {
+        self.desk().admit(method, request)
+    }
+
     async fn run<Q: Send, R>(
         &self,
         method: &'static str,
         request: Request<Q>,
         act: impl FnOnce(&mut World, &Caller, Q) -> Result<R, Status> + Send,
     ) -> Answer<R> {
-        let admission = self.desk().admit(method, request.metadata())?;
-        if admission == Admission::Hang {
-            // The caller's deadline, or the end of this server, ends it.
-            std::future::pending::<()>().await;
-        }
+        let admission = go_on(self.admit(method, &request)?).await;
+        self.act(admission, request, act)
+    }
+
+    fn act<Q, R>(
+        &self,
+        admission: Admission,
+        request: Request<Q>,
+        act: impl FnOnce(&mut World, &Caller, Q) -> Result<R, Status>,
+    ) -> Answer<R> {
         let caller = Caller::new(request.metadata());
         let answer = act(&mut self.world(), &caller, request.into_inner()).map_err(|mut status| {
             status.metadata_mut().insert(names::NODE, node());
@@ -96,7 +106,7 @@ impl Service {
 #[tonic::async_trait]
 impl v1::mmap_service_server::MmapService for Service {
     type MmapReadStreamStream = BoxStream<'static, Result<v1::MmapReadStreamResponse, Status>>;
-    type MmapPipelineStream = BoxStream<'static, Result<v1::MmapPipelineResponse, Status>>;
+    type MmapPipelineStream = pipeline::Answers;
 
     async fn mmap(&self, request: Request<v1::MmapRequest>) -> Answer<v1::MmapResponse> {
         self.run("Mmap", request, |world, caller, request| {
@@ -110,10 +120,11 @@ impl v1::mmap_service_server::MmapService for Service {
     }
 
     async fn mmap_read(&self, request: Request<v1::MmapReadRequest>) -> Answer<v1::MmapReadResponse> {
-        self.run("MmapRead", request, |world, caller, request| {
+        let admission = go_on(self.admit("MmapRead", &request)?).await;
+        self.act(admission, request, |world, caller, mut request| {
+            request.length -= u64::from(admission == Admission::Garble);
             Ok(v1::MmapReadResponse { data: world.read(caller.pid()?, &request)?.into() })
         })
-        .await
     }
 
     async fn mmap_write(&self, request: Request<v1::MmapWriteRequest>) -> Answer<v1::MmapWriteResponse> {
@@ -139,19 +150,38 @@ impl v1::mmap_service_server::MmapService for Service {
         .await
     }
 
-    async fn mmap_read_stream(&self, _: Request<v1::MmapReadStreamRequest>) -> Answer<Self::MmapReadStreamStream> {
-        Err(not_supported())
+    async fn mmap_read_stream(
+        &self,
+        request: Request<v1::MmapReadStreamRequest>,
+    ) -> Answer<Self::MmapReadStreamStream> {
+        let admission = go_on(self.admit("MmapReadStream", &request)?).await;
+        let (pid, service) = (Caller::new(request.metadata()).pid()?, self.clone());
+        let read = move |request| Ok(service.world().read(pid, &request)?.into());
+        Ok(Response::new(streams::pieces(request.into_inner(), cut(&admission), read)?))
     }
 
     async fn mmap_write_stream(
         &self,
-        _: Request<Streaming<v1::MmapWriteStreamRequest>>,
+        request: Request<Streaming<v1::MmapWriteStreamRequest>>,
     ) -> Answer<v1::MmapWriteStreamResponse> {
-        Err(not_supported())
+        let admission = go_on(self.admit("MmapWriteStream", &request)?).await;
+        let pid = Caller::new(request.metadata()).pid()?;
+        let write = |request: v1::MmapWriteRequest| self.world().write(pid, &request);
+        let written = streams::writes(request.into_inner(), cut(&admission), write).await?;
+        Ok(Response::new(v1::MmapWriteStreamResponse { written }))
     }
 
-    async fn mmap_pipeline(&self, _: Request<Streaming<v1::MmapPipelineRequest>>) -> Answer<Self::MmapPipelineStream> {
-        Err(not_supported())
+    async fn mmap_pipeline(
+        &self,
+        request: Request<Streaming<v1::MmapPipelineRequest>>,
+    ) -> Answer<Self::MmapPipelineStream> {
+        let admission = go_on(self.admit("MmapPipeline", &request)?).await;
+        let (service, headers) = (self.clone(), request.metadata().clone());
+        let is_garbled = admission == Admission::Garble;
+        self.act(admission, request, |_, caller, requests| {
+            caller.pid()?;
+            Ok(pipeline::answers(service, headers, requests, cut(&admission), is_garbled))
+        })
     }
 
     async fn list_mappings(&self, request: Request<v1::ListMappingsRequest>) -> Answer<v1::ListMappingsResponse> {
@@ -269,6 +299,19 @@ impl v1::file_service_server::FileService for Service {
     }
 }
 
-fn not_supported() -> Status {
-    refuse(Reason::NotSup, "the fake has no streams of data", &[])
+/// Where a call hangs that is to hang.
+async fn go_on(admission: Admission) -> Admission {
+    if admission == Admission::Hang {
+        // The caller's deadline, or the end of this server, ends it.
+        std::future::pending::<()>().await;
+    }
+    admission
+}
+
+/// After how many messages a stream is to be cut, and why.
+fn cut(admission: &Admission) -> Option<(usize, Status)> {
+    match admission {
+        Admission::Cut(after, reason) => Some((*after, refuse(*reason, "the stream was cut by the test", &[]))),
+        Admission::Plain | Admission::ThenFail(_) | Admission::Hang | Admission::Garble => None,
+    }
 }

@@ -85,6 +85,16 @@ impl FileStore for ObjectLayout {
         self.bucket.read_blocks(&self.bucket.path(name)?, version, range).await
     }
 
+    async fn read_each(
+        &self,
+        name: &str,
+        version: &Version,
+        range: ByteRange,
+        land: &mut (dyn FnMut(Bytes) + Send),
+    ) -> StoreResult<()> {
+        self.bucket.each_block(&self.bucket.path(name)?, version, range, land).await
+    }
+
     async fn write_back(&self, name: &str, change: WriteBack) -> StoreResult<Stat> {
         let path = self.bucket.path(name)?;
         let ObjectOptions { max_file_size, single_put_max, .. } = self.bucket.options;

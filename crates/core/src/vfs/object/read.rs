@@ -18,58 +18,63 @@ use crate::vfs::version::Version;
 /// How often a body that ends too early is asked for: the first time and once more.
 const ATTEMPTS: usize = 2;
 
-/// Where received bytes go.
-trait Sink: Send {
-    fn push(&mut self, chunk: Bytes);
-}
-
-/// One buffer a block, each an allocation of its own.
-struct Blocks {
-    range: ByteRange,
-    at: u64,
+/// Cuts what is received into one buffer a block, each an allocation of its own, and hands them out.
+struct Blocks<'a> {
+    /// What has not been handed out yet.
+    rest: ByteRange,
     buffer: BytesMut,
-    done: Vec<Bytes>,
+    land: &'a mut (dyn FnMut(Bytes) + Send),
 }
 
-/// The received buffers as they are.
-struct Chunks(Vec<Bytes>);
-
-impl Blocks {
-    fn new(range: ByteRange) -> Self {
-        let count = usize::try_from(range.block_count()).unwrap_or_default();
-        Self { range, at: range.start(), buffer: BytesMut::new(), done: Vec::with_capacity(count) }
+impl<'a> Blocks<'a> {
+    fn new(range: ByteRange, land: &'a mut (dyn FnMut(Bytes) + Send)) -> Self {
+        Self { rest: range, buffer: BytesMut::new(), land }
     }
 
-    fn rest_of_block(&self) -> usize {
-        let block = BlockIndex::of(self.at);
-        ByteRange::new(self.at, self.range.end()).within(block).len()
+    /// Bytes of the block that is being received.
+    fn block_len(&self) -> usize {
+        self.rest.within(BlockIndex::of(self.rest.start())).len()
     }
-}
 
-impl Sink for Blocks {
     fn push(&mut self, mut chunk: Bytes) {
-        while !chunk.is_empty() {
-            let rest = self.rest_of_block();
+        while !chunk.is_empty() && !self.rest.is_empty() {
+            let length = self.block_len();
             if self.buffer.is_empty() {
-                self.buffer = BytesMut::with_capacity(rest);
+                self.buffer.reserve(length);
             }
-            let part = chunk.split_to(rest.min(chunk.len()));
+            let part = chunk.split_to((length - self.buffer.len()).min(chunk.len()));
             self.buffer.extend_from_slice(&part);
-            self.at += part.len() as u64;
-            if part.len() == rest {
-                self.done.push(std::mem::take(&mut self.buffer).freeze());
+            if self.buffer.len() == length {
+                self.rest = ByteRange::new(self.rest.start() + length as u64, self.rest.end());
+                (self.land)(std::mem::take(&mut self.buffer).freeze());
             }
         }
     }
 }
 
-impl Sink for Chunks {
-    fn push(&mut self, chunk: Bytes) {
-        self.0.push(chunk);
-    }
-}
-
 impl Bucket {
+    /// Hands the bytes `range` to `land`, one buffer a block, as they come.
+    pub(super) async fn each_block(
+        &self,
+        path: &Path,
+        version: &Version,
+        range: ByteRange,
+        land: &mut (dyn FnMut(Bytes) + Send),
+    ) -> StoreResult<()> {
+        let mut blocks = Blocks::new(range, land);
+        for _ in 0..ATTEMPTS {
+            blocks.buffer.clear();
+            let rest = blocks.rest;
+            if self.read(path, version, rest, |chunk| blocks.push(chunk)).await? {
+                return Ok(());
+            }
+            if blocks.rest.is_empty() {
+                break;
+            }
+        }
+        Err(wrong_length(range))
+    }
+
     /// The bytes `range`, one buffer a block.
     pub(super) async fn read_blocks(
         &self,
@@ -77,48 +82,50 @@ impl Bucket {
         version: &Version,
         range: ByteRange,
     ) -> StoreResult<Vec<Bytes>> {
-        Ok(self.read(path, version, range, Blocks::new).await?.done)
+        let mut blocks = Vec::with_capacity(usize::try_from(range.block_count()).unwrap_or_default());
+        self.each_block(path, version, range, &mut |block| blocks.push(block)).await?;
+        Ok(blocks)
     }
 
-    /// The bytes `range`, as they come.
+    /// The bytes `range`, in the buffers that they were received in.
     pub(super) async fn read_chunks(
         &self,
         path: &Path,
         version: &Version,
         range: ByteRange,
     ) -> StoreResult<Vec<Bytes>> {
-        Ok(self.read(path, version, range, |_| Chunks(Vec::new())).await?.0)
+        for _ in 0..ATTEMPTS {
+            let mut chunks = Vec::new();
+            if self.read(path, version, range, |chunk| chunks.push(chunk)).await? {
+                return Ok(chunks);
+            }
+        }
+        Err(wrong_length(range))
     }
 
-    async fn read<S: Sink>(
+    /// Hands the bytes `range` to `push` as they are received. Answers whether all of them and no more came; what
+    /// was handed out is right in any case.
+    async fn read(
         &self,
         path: &Path,
         version: &Version,
         range: ByteRange,
-        sink: impl Fn(ByteRange) -> S + Send + Sync,
-    ) -> StoreResult<S> {
+        mut push: impl FnMut(Bytes) + Send,
+    ) -> StoreResult<bool> {
         if range.is_empty() {
-            return Ok(sink(range));
+            return Ok(true);
         }
+        let mut body = self.open(path, version, range).await?;
         let mut received = 0;
-        for _ in 0..ATTEMPTS {
-            let mut sink = sink(range);
-            let mut body = self.open(path, version, range).await?;
-            received = 0;
-            while let Some(chunk) = body.next().await {
-                let chunk = chunk.map_err(fault)?;
-                received += chunk.len() as u64;
-                if received > range.len() {
-                    break;
-                }
-                sink.push(chunk);
+        while let Some(chunk) = body.next().await {
+            let chunk = chunk.map_err(fault)?;
+            received += chunk.len() as u64;
+            if received > range.len() {
+                return Ok(false);
             }
-            if received == range.len() {
-                return Ok(sink);
-            }
+            push(chunk);
         }
-        let asked = range.len();
-        Err(StoreFault::Corrupt(format!("the bytes {range} are {asked}, but {received} or more came")))
+        Ok(received == range.len())
     }
 
     /// Asks for the range; whatever answers is of the version and the range asked for.
@@ -159,6 +166,10 @@ impl Bucket {
     }
 }
 
+fn wrong_length(asked: ByteRange) -> StoreFault {
+    StoreFault::Corrupt(format!("the bytes {asked} were asked for, and more or fewer than these {} came", asked.len()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,9 +179,12 @@ mod tests {
     fn a_stream_is_cut_into_one_allocation_a_block() {
         let bytes: Vec<u8> = (0..BLOCK_LEN * 2 + 100).map(|n| u8::try_from(n % 253).expect("small")).collect();
         let range = ByteRange::new(BLOCK_SIZE, BLOCK_SIZE + bytes.len() as u64);
-        let mut blocks = Blocks::new(range);
+        let mut done = Vec::new();
+        let mut land = |block| done.push(block);
+        let mut blocks = Blocks::new(range, &mut land);
         bytes.chunks(10_000).for_each(|chunk| blocks.push(Bytes::copy_from_slice(chunk)));
-        assert_eq!(blocks.done.iter().map(Bytes::len).collect::<Vec<_>>(), [BLOCK_LEN, BLOCK_LEN, 100]);
-        assert_eq!(blocks.done.concat(), bytes);
+        assert!(blocks.rest.is_empty());
+        assert_eq!(done.iter().map(Bytes::len).collect::<Vec<_>>(), [BLOCK_LEN, BLOCK_LEN, 100]);
+        assert_eq!(done.concat(), bytes);
     }
 }

@@ -1,0 +1,7 @@
+//! What mmapd is measured against and is made here: bare servers, and clients that are the same for both sides.
+
+// In dependency order.
+pub mod settings;
+pub mod echo;
+pub mod framed;
+pub mod resp;
