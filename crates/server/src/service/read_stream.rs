@@ -27,6 +27,7 @@ use tonic::Status;
 use super::ending::server_is_stopping;
 use super::work::Work;
 use crate::layers::Call;
+use crate::status::to_status;
 use crate::wire::{Charge, Incoming, Malformed, Segments, put_chunk};
 
 /// Bytes of a chunk where the caller leaves it to us.
@@ -210,7 +211,8 @@ where
             this.fail(this.work.call.fail(&Call::timed_out()));
         }
         if !this.is_over && this.work.ending.is_stopping(cx) {
-            this.fail(this.work.call.fail(&server_is_stopping()));
+            // Not a failure to be logged, although it travels as one.
+            this.fail(to_status(&server_is_stopping()));
         }
         let mut batch = Segments::default();
         while !this.is_over && batch.remaining() < BATCH_BYTES {

@@ -23,6 +23,7 @@ use super::ending::server_is_stopping;
 use super::work::Work;
 use crate::convert;
 use crate::layers::Call;
+use crate::status::to_status;
 use crate::wire::{Incoming, Malformed, Segments, Write, put_message};
 
 type Outcome<T> = std::result::Result<T, Status>;
@@ -191,7 +192,8 @@ where
             return Poll::Ready(Some(Err(this.work.call.fail(&Call::timed_out().with("written", known)))));
         }
         if this.work.ending.is_stopping(cx) && this.requests.is_some() {
-            this.fail(this.work.call.fail(&server_is_stopping().with("written", this.written)));
+            // Not a failure to be logged, although it travels as one.
+            this.fail(to_status(&server_is_stopping().with("written", this.written)));
         }
         ready!(this.poll_writes(cx));
         ready!(this.poll_journal(cx));

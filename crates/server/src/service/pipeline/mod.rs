@@ -34,6 +34,7 @@ use self::request::Request;
 use super::ending::server_is_stopping;
 use super::work::Work;
 use crate::layers::Call;
+use crate::status::to_status;
 use crate::wire::{Incoming, Malformed, Segments};
 
 /// A pipeline: batches of answers, as they are ready.
@@ -109,7 +110,8 @@ where
             return Poll::Ready(this.end.take().map(Err));
         }
         if ending.is_stopping(cx) && this.requests.is_some() {
-            this.read_no_more(|call| call.fail(&server_is_stopping()));
+            // Not a failure to be logged, although it travels as one.
+            this.read_no_more(|_| to_status(&server_is_stopping()));
         }
         this.operator.collect(cx);
         this.read_requests(cx);
