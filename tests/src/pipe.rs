@@ -31,7 +31,8 @@ impl Pipe {
     /// If the server refuses it.
     pub async fn open(caller: &Caller, room: usize) -> Self {
         let (requests, sent): (_, Receiver<v1::MmapPipelineRequest>) = channel(room);
-        let opened = tokio::time::timeout(DEADLINE, caller.mmap_service().mmap_pipeline(caller.request(sent)));
+        let mut service = caller.mmap_service();
+        let opened = tokio::time::timeout(DEADLINE, service.mmap_pipeline(caller.request(sent)));
         let opened = opened.await.expect("the server answers the headers at once");
         let answers = opened.unwrap_or_else(|status| panic!("no pipeline: {status:?}")).into_inner();
         Self { requests, answers, next: 1 }
