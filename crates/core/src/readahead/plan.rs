@@ -25,8 +25,11 @@ impl Plan {
         let mut runs: Vec<Range<u64>> = Vec::new();
         for step in 0..self.steps {
             for block in self.step(step).blocks() {
+                // Neighbouring steps may have a block in common.
+                if runs.iter().rev().take(3).any(|run| run.contains(&block.0)) {
+                    continue;
+                }
                 match runs.last_mut() {
-                    Some(run) if run.contains(&block.0) => {}
                     Some(run) if run.end - run.start < most && run.end == block.0 => run.end += 1,
                     Some(run) if run.end - run.start < most && run.start == block.0 + 1 => run.start -= 1,
                     _ => runs.push(block.0..block.0 + 1),

@@ -92,7 +92,8 @@ impl Stream {
 
     /// Blocks that a step touches at most.
     fn step_blocks(&self) -> i64 {
-        if !self.has_gaps() { 1 } else { (self.length + BLOCK - 2) / BLOCK + 1 }
+        let from = if self.stride % BLOCK == 0 { self.next.rem_euclid(BLOCK) } else { BLOCK - 1 };
+        (from + self.length + BLOCK - 1) / BLOCK
     }
 
     /// How many steps on the reader is after `access`, if that is an access of this stream.
