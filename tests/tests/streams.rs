@@ -115,7 +115,8 @@ async fn a_range_that_is_not_wholly_there_sends_no_byte() {
     for (request, reason) in [
         (range(id, 0, 0, None), Reason::Inval),
         (range(id, u64::MAX, 2, None), Reason::Inval),
-        (range(id, 0, u64::MAX, None), Reason::SegvMapErr),
+        (range(id, 0, u64::MAX, None), Reason::Inval),
+        (range(id, 0, 1 << 62, None), Reason::SegvMapErr),
         (range(id, 3 * MIB, MIB + 1, None), Reason::SegvMapErr),
         (range(id, 0, 4 * MIB, None), Reason::SigBus),
         (range(id + 1_000_000, 0, 1, None), Reason::BadF),
