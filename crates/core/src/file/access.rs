@@ -12,9 +12,9 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::ahead::Begun;
+use super::ahead::{Begun, ReadAhead};
 use super::state::{FileState, Found};
-use super::{FaultCounts, File, ReadAhead};
+use super::{FaultCounts, File};
 use crate::block::ReadBytes;
 use crate::caller::MmapId;
 use crate::error::{Errno, Error, Result};
