@@ -7,17 +7,21 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use mmap_proto::reason::Reason;
 use mmap_proto::v1;
 use mmap_proto::v1::mmap_pipeline_request::Op;
 use mmap_proto::v1::mmap_pipeline_response::Result as Answer;
-use mmap_tests::failure::{failure, failure_answer};
+use mmap_tests::failure::{expect, failure, failure_answer};
 use mmap_tests::mmapd::{Mmapd, Setup};
 use mmap_tests::moto::Moto;
 use mmap_tests::pipe::{Pipe, data, read, status, write};
+use mmap_tests::raw::{self, message, stream_headers as headers};
 use mmap_tests::require::available;
 use mmap_tests::wire::{Caller, eventually};
 use object_store::ObjectStoreExt as _;
+use prost::Message as _;
+use tonic::Status;
 
 const BLOCK: u64 = 64 << 10;
 const LENGTH: u64 = 64 * BLOCK;
@@ -149,5 +153,70 @@ async fn streams_that_are_dropped_in_the_middle_of_a_slow_operation_leave_nothin
     let id = again.map_shared("/data/slow", LENGTH).await;
     assert_eq!(again.read(id, HOT, 30 * BLOCK).await.unwrap(), stored_range(HOT, 30 * BLOCK));
     assert_eq!(again.read(id, 3 * BLOCK, 100).await.unwrap(), stored_range(3 * BLOCK, 100));
-    assert!(scene.server.sigterm().status.success());
+    // The connections are of this runtime, and are closed by it meanwhile.
+    let ended = tokio::task::spawn_blocking(move || scene.server.sigterm()).await.unwrap();
+    assert!(ended.status.success() && !ended.stderr.contains("calls still run"), "{}", ended.stderr);
+}
+
+#[tokio::test]
+async fn a_stop_lets_operations_that_run_end_and_ends_their_streams_with_a_reason() {
+    let Some(scene) = Scene::new().await else { return };
+    let (caller, id) = (&scene.caller, scene.id);
+    scene.moto.pause();
+    let mut pipe = Pipe::open(caller, 8).await;
+    let slow = pipe.send(read(id, HOT + BLOCK - 100, 200));
+    let overlapping = pipe.send(write(id, HOT + BLOCK - 50, b"in line".as_slice()));
+    assert_eq!(data(pipe.call(read(id, HOT, 10)).await), stored_range(HOT, 10));
+    let (mut writes, sent) = futures::channel::mpsc::channel(4);
+    writes.try_send(v1::MmapWriteStreamRequest { mmap_id: id, offset: HOT, data: "hot".into() }).unwrap();
+    let mut service = caller.mmap_service();
+    let sent = caller.request(sent);
+    let writing = tokio::spawn(async move { service.mmap_write_stream(sent).await.map(tonic::Response::into_inner) });
+    eventually("the first write of the stream has taken effect", SOON, async || {
+        (caller.read(id, HOT, 3).await.unwrap() == "hot").then_some(())
+    })
+    .await;
+
+    let mut idle = Pipe::open(caller, 1).await;
+    let server = scene.server;
+    let stopping = tokio::task::spawn_blocking(move || server.sigterm());
+    let ended = failure(&idle.try_next().await.unwrap().unwrap_err());
+    assert!(ended.reason == Reason::Io && ended.has_retry_delay, "{ended:?}");
+    let ended = expect(Reason::Io, writing.await.unwrap());
+    assert!(ended.has_retry_delay && ended.value("written") == "3", "{ended:?}");
+    scene.moto.resume();
+    let mut answers = pipe.collect(2).await;
+    assert_eq!(data(answers.remove(&slow).unwrap()), stored_range(HOT + BLOCK - 100, 200));
+    assert!(answers.contains_key(&overlapping), "what was taken is answered, done or not");
+    let ended = failure(&pipe.try_next().await.unwrap().unwrap_err());
+    assert!(ended.reason == Reason::Io && ended.has_retry_delay, "{ended:?}");
+    let ended = stopping.await.unwrap();
+    assert!(ended.status.success() && !ended.stderr.contains("calls still run"), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_deadline_ends_operations_and_streams_that_wait_for_the_store() {
+    let Some(scene) = Scene::new().await else { return };
+    let id = scene.id;
+    scene.moto.pause();
+    let ended = |method: &'static str, message: Bytes| {
+        let addr = scene.server.addr();
+        async move { raw::status(addr, &format!("mmap.v1.MmapService/{method}"), &headers("1", "1500m"), message).await }
+    };
+    let slow = |tag| v1::MmapPipelineRequest { tag, op: Some(read(id, HOT + BLOCK, 10)) };
+    let pipeline = ended("MmapPipeline", message(&slow(1).encode_to_vec()));
+    let range = v1::MmapReadStreamRequest { mmap_id: id, offset: HOT, length: 9 * BLOCK, chunk_length: None };
+    let reading = ended("MmapReadStream", message(&range.encode_to_vec()));
+    let hot = v1::MmapWriteStreamRequest { mmap_id: id, offset: HOT, data: "hot".into() };
+    let cold = v1::MmapWriteStreamRequest { mmap_id: id, offset: HOT + 30 * BLOCK, data: "cold".into() };
+    let both = [message(&hot.encode_to_vec()), message(&cold.encode_to_vec())].concat();
+    let writing = ended("MmapWriteStream", both.into());
+    for status in <[Status; 3]>::from(tokio::join!(pipeline, reading, writing)) {
+        assert_eq!(failure(&status).reason, Reason::TimedOut);
+    }
+    eventually("no call of the process runs", SOON, async || (!scene.is_busy().await).then_some(())).await;
+    scene.moto.resume();
+    assert_eq!(scene.caller.read(id, HOT, 3).await.unwrap(), "hot");
+    let there = scene.caller.read(id, HOT + 30 * BLOCK, 4).await.unwrap();
+    assert_eq!(there, stored_range(HOT + 30 * BLOCK, 4), "a write that was given up is not made later");
 }
