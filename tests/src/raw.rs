@@ -4,9 +4,13 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use h2::client::SendRequest;
-use http::{HeaderMap, Request};
+use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use mmap_proto::names;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tonic::Status;
+
+use crate::wire::ALL;
 
 /// How long a server may take to answer, or to give a client up.
 pub const DEADLINE: Duration = Duration::from_secs(20);
@@ -18,6 +22,8 @@ pub enum Then {
     End,
     /// Breaks the stream.
     Reset,
+    /// Sends no more, and does not say so.
+    Wait,
     /// Sends its bytes again and again, until the server ends the stream.
     Repeat,
 }
@@ -62,8 +68,51 @@ pub async fn call(addr: &str, method: &str, headers: &HeaderMap, body: Bytes, th
     let exchange = tokio::time::timeout(DEADLINE, exchange(sender, addr, method, headers, body, then));
     // The connection is driven here and ends with the call: whatever comes first.
     tokio::select! {
-        answer = exchange => answer.unwrap_or(Answer::Silent),
+        answer = exchange => answer.map_or(Answer::Silent, Outcome::answer),
         _ = connection => Answer::Broken,
+    }
+}
+
+/// Calls a method with a stream of messages, sends `body` of it and leaves the stream open; the status with which the
+/// server ends it. No library looks at the deadline in the headers here but the server's.
+///
+/// # Panics
+/// If the server does not end it with a status.
+pub async fn status(addr: &str, method: &str, headers: &HeaderMap, body: Bytes) -> Status {
+    let tcp = TcpStream::connect(addr).await.unwrap_or_else(|error| panic!("{addr}: {error}"));
+    let (sender, connection) = h2::client::handshake(tcp).await.expect("the server speaks HTTP/2");
+    let exchange = tokio::time::timeout(DEADLINE, exchange(sender, addr, method, headers, body, Then::Wait));
+    let outcome = tokio::select! {
+        outcome = exchange => outcome.unwrap_or_else(|_| panic!("{method} does not end within {DEADLINE:?}")),
+        ended = connection => panic!("{method}: the connection ended: {ended:?}"),
+    };
+    let status = outcome.0.as_ref().and_then(|(_, last)| Status::from_header_map(last));
+    status.unwrap_or_else(|| panic!("{method} ended without a status: {outcome:?}"))
+}
+
+/// The headers of a call with all capabilities by the process `pid`, with this deadline as the wire has it.
+///
+/// # Panics
+/// If they are no headers.
+pub fn stream_headers(pid: &str, timeout: &str) -> HeaderMap {
+    let fixed = [("content-type", "application/grpc"), ("te", "trailers")];
+    let own = [(names::PID, pid), (names::CAPABILITIES, ALL), ("grpc-timeout", timeout)];
+    let header = |(name, value): (&str, &str)| -> (HeaderName, HeaderValue) {
+        (name.parse().expect("the name of a header"), value.parse().expect("the value of a header"))
+    };
+    fixed.into_iter().chain(own).map(header).collect()
+}
+
+/// How an exchange ended: the HTTP status and the last headers, or broken off.
+#[derive(Debug)]
+struct Outcome(Option<(u16, HeaderMap)>);
+
+impl Outcome {
+    fn answer(self) -> Answer {
+        match self.0 {
+            Some((http, last)) => grpc_status(&last).map_or(Answer::Http(http), Answer::Grpc),
+            None => Answer::Broken,
+        }
     }
 }
 
@@ -74,14 +123,14 @@ async fn exchange(
     headers: &HeaderMap,
     body: Bytes,
     then: Then,
-) -> Answer {
+) -> Outcome {
     let mut request = Request::post(format!("http://{addr}/{method}"));
     if let Some(all) = request.headers_mut() {
         all.extend(headers.clone());
     }
     let request = request.body(()).expect("a test's method fits in a URL");
-    let Ok(mut sender) = sender.ready().await else { return Answer::Broken };
-    let Ok((response, mut stream)) = sender.send_request(request, false) else { return Answer::Broken };
+    let Ok(mut sender) = sender.ready().await else { return Outcome(None) };
+    let Ok((response, mut stream)) = sender.send_request(request, false) else { return Outcome(None) };
     let sending = async {
         let mut sent = stream.send_data(body.clone(), then == Then::End);
         while then == Then::Repeat && sent.is_ok() {
@@ -95,7 +144,7 @@ async fn exchange(
             stream.send_reset(h2::Reason::CANCEL);
         }
         // The stream must not be dropped while the answer is awaited: that would reset it.
-        std::future::pending::<Answer>().await
+        std::future::pending::<Outcome>().await
     };
     tokio::select! {
         answer = receive(response) => answer,
@@ -103,21 +152,21 @@ async fn exchange(
     }
 }
 
-async fn receive(response: h2::client::ResponseFuture) -> Answer {
-    let Ok(response) = response.await else { return Answer::Broken };
+async fn receive(response: h2::client::ResponseFuture) -> Outcome {
+    let Ok(response) = response.await else { return Outcome(None) };
     let (head, mut body) = response.into_parts();
-    if let Some(status) = grpc_status(&head.headers) {
-        return Answer::Grpc(status);
+    let http = head.status.as_u16();
+    if grpc_status(&head.headers).is_some() {
+        return Outcome(Some((http, head.headers)));
     }
     while let Some(chunk) = body.data().await {
         if chunk.is_err() {
-            return Answer::Broken;
+            return Outcome(None);
         }
     }
     match body.trailers().await {
-        Ok(Some(trailers)) => grpc_status(&trailers).map_or(Answer::Http(head.status.as_u16()), Answer::Grpc),
-        Ok(None) => Answer::Http(head.status.as_u16()),
-        Err(_) => Answer::Broken,
+        Ok(trailers) => Outcome(Some((http, trailers.unwrap_or_default()))),
+        Err(_) => Outcome(None),
     }
 }
 

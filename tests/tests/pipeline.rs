@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use mmap_proto::reason::Reason;
 use mmap_proto::v1;
@@ -202,18 +201,4 @@ async fn a_stop_ends_an_idle_pipeline_with_a_reason_to_come_back() {
     let status = pipe.try_next().await.unwrap().unwrap_err();
     assert_eq!(failure(&status).reason, Reason::Io);
     assert!(stopped.await.unwrap().status.success());
-}
-
-#[tokio::test]
-async fn a_deadline_ends_a_pipeline_with_its_reason() {
-    let (_server, caller, id) = scene(6, 4096).await;
-    let hurried = caller.with_timeout(Duration::from_millis(800));
-    let mut pipe = Pipe::open(&hurried, 4).await;
-    pipe.call(read(id, 0, 1)).await;
-    let ended = pipe.try_next().await.unwrap();
-    mmap_tests::failure::expect_library(
-        &[tonic::Code::DeadlineExceeded, tonic::Code::Cancelled],
-        Reason::TimedOut,
-        ended,
-    );
 }

@@ -10,6 +10,7 @@ use mmap_proto::reason::Reason;
 use mmap_proto::v1;
 use mmap_tests::failure::{Failure, expect, failure};
 use mmap_tests::mmapd::{Mmapd, Setup};
+use mmap_tests::pipe::{self, Pipe};
 use mmap_tests::raw::{self, Answer, Then, message};
 use mmap_tests::shared::Shared;
 use mmap_tests::wire::Caller;
@@ -185,15 +186,84 @@ async fn a_stream_that_is_cut_in_the_middle_of_a_message_writes_nothing_of_it() 
 
 #[tokio::test]
 async fn a_deadline_ends_a_stream_with_its_reason() {
-    let (_server, caller, id) = scene(8, 4096).await;
-    let hurried = caller.with_timeout(Duration::from_millis(500));
+    let (server, caller, id) = scene(8, 4096).await;
+    let headers = raw::stream_headers("8", "1500m");
+    let ended = |method: &'static str, body: Bytes| {
+        let (server, headers) = (&server, &headers);
+        async move { failure(&raw::status(server.addr(), &format!("mmap.v1.MmapService/{method}"), headers, body).await) }
+    };
     let write = v1::MmapWriteStreamRequest { mmap_id: id, offset: 0, data: "x".into() };
-    let endless = futures::StreamExt::chain(stream::iter([write]), stream::pending());
-    let ended = hurried.mmap_service().mmap_write_stream(hurried.request(endless)).await;
-    mmap_tests::failure::expect_library(
-        &[tonic::Code::DeadlineExceeded, tonic::Code::Cancelled],
-        Reason::TimedOut,
-        ended,
+    let (writing, reading, idle) = tokio::join!(
+        ended("MmapWriteStream", message(&write.encode_to_vec())),
+        // Of the one request not all comes.
+        ended("MmapReadStream", message(&range(id, 0, 1, None).encode_to_vec()).slice(..6)),
+        ended("MmapPipeline", Bytes::new()),
     );
+    assert_eq!([writing.reason, reading.reason, idle.reason], [Reason::TimedOut; 3]);
     assert_eq!(caller.read(id, 0, 1).await.unwrap(), "x", "what was written before stays");
+}
+
+#[tokio::test]
+async fn streams_beyond_those_a_connection_may_have_are_refused_as_not_begun_and_the_others_go_on() {
+    const MOST: usize = 4;
+    let server = Setup::new().args(["--max-streams", "4"]).start();
+    let caller = Caller::connect(server.addr(), 1).await;
+    let id = caller.map_shared("/few", 4096).await;
+    caller.write(id, 0, pattern(100)).await.unwrap();
+    let tcp = tokio::net::TcpStream::connect(server.addr()).await.unwrap();
+    // It opens them before it could have heard how many there may be.
+    let hasty: Result<(h2::client::SendRequest<Bytes>, _), _> = h2::client::handshake(tcp).await;
+    let (mut sender, connection) = hasty.unwrap();
+    let mut opened = Vec::new();
+    for _ in 0..3 * MOST {
+        let mut request = http::Request::post(format!("http://{}/mmap.v1.MmapService/MmapReadStream", server.addr()));
+        request.headers_mut().unwrap().extend(raw::stream_headers("1", "60S"));
+        opened.push(sender.send_request(request.body(()).unwrap(), false).unwrap());
+        sender = sender.ready().await.unwrap();
+    }
+    let request = message(&range(id, 0, 100, None).encode_to_vec());
+    let outcomes = async {
+        let (mut served, mut refused) = (Vec::new(), 0);
+        for (response, sending) in opened {
+            match response.await {
+                Ok(response) => served.push((response.into_body(), sending)),
+                Err(error) => {
+                    assert_eq!(error.reason(), Some(h2::Reason::REFUSED_STREAM), "it may be sent again: {error:?}");
+                    refused += 1;
+                }
+            }
+        }
+        assert_eq!((served.len(), refused), (MOST, 2 * MOST));
+        assert_eq!(caller.read(id, 0, 100).await.unwrap(), pattern(100), "another connection goes on");
+        for (mut body, mut sending) in served {
+            sending.send_data(request.clone(), true).unwrap();
+            let answer = body.data().await.unwrap().unwrap();
+            assert!(answer.ends_with(&pattern(100)), "so do those that were not refused");
+        }
+    };
+    tokio::select! {
+        done = tokio::time::timeout(Duration::from_secs(60), outcomes) => done.unwrap(),
+        ended = connection => panic!("the whole connection was given up: {ended:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_keeps_to_the_number_of_streams_waits_for_one_of_its_own_to_end() {
+    let server = Setup::new().args(["--max-streams", "3"]).start();
+    let caller = Caller::connect(server.addr(), 1).await;
+    let id = caller.map_shared("/few", 4096).await;
+    let mut pipes = Vec::new();
+    for _ in 0..3 {
+        let mut pipe = Pipe::open(&caller, 4).await;
+        pipe.call(pipe::read(id, 0, 1)).await;
+        pipes.push(pipe);
+    }
+    let mut waiting = std::pin::pin!(caller.read(id, 0, 1));
+    assert!(futures::poll!(waiting.as_mut()).is_pending());
+    for pipe in &mut pipes {
+        assert_eq!(pipe::data(pipe.call(pipe::read(id, 0, 4)).await), [0; 4].as_slice());
+    }
+    assert!(futures::poll!(waiting.as_mut()).is_pending(), "there are as many as there may be");
+    drop(pipes.pop());
+    assert_eq!(waiting.await.unwrap(), [0; 1].as_slice());
 }
