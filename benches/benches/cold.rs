@@ -169,7 +169,7 @@ fn scans(
     }
     let Some(mut contest) = topic.contest(table) else { return };
     if is_late {
-        contest.at_most_rounds(3);
+        contest.at_most_rounds(2);
     }
     match direct {
         Ok(it) => {
@@ -192,7 +192,7 @@ fn randoms(topic: &mut Topic, direct: &Result<Direct, String>) {
     let (ours, block) = ("the core, cold read of 4 KiB", "object_store, GET of 64 KiB");
     let table = Table::new("random", "Cold random reads of 4 KiB by the core, 1 at a time, p50", Unit::Microseconds)
         .target(Target::at_most("cold random 4 KiB read / one bare 64 KiB ranged GET, p50", ours, block, 1.15));
-    let reads = if topic.options().is_quick { 100 } else { 600 };
+    let reads = if topic.options().is_quick { 100 } else { 300 };
     let blocks = direct.as_ref().map_or_else(|_| Shuffled::of(0), |it| Shuffled::of(it.size));
     let Some(mut contest) = topic.contest(table) else { return };
     match direct {
