@@ -38,7 +38,7 @@ const BLOCK: u64 = 64 * KIB;
 /// Sizes of a GET in MiB and how many are under way: the best of them is the row.
 const SHAPES: [(u64, usize); 7] = [(1, 8), (4, 4), (4, 8), (8, 2), (8, 4), (16, 2), (16, 4)];
 /// The same for a store that answers late.
-const LATE_SHAPES: [(u64, usize); 5] = [(1, 32), (4, 8), (4, 16), (8, 8), (16, 4)];
+const LATE_SHAPES: [(u64, usize); 3] = [(4, 16), (8, 8), (16, 4)];
 /// How late.
 const LATE: Duration = Duration::from_millis(20);
 /// The readers of a scan: what each read asks for, and whether it said first what it is going to read.
@@ -79,10 +79,6 @@ fn scan(direct: &Direct, chunk: u64, is_hinted: bool) -> Result<Sample, String> 
             Ok(u32::try_from(size / MIB).map_or(f64::NAN, f64::from))
         })
     })?;
-    if std::env::var_os("COLD_NOTES").is_some() {
-        let faults = manager.stats(1, id).map_err(said)?.major_faults;
-        eprintln!("    {faults} of {} blocks were waited for; {:?}", direct.size / BLOCK, manager.read_ahead_use());
-    }
     within(&direct.runtime, async { manager.munmap(1, id).await.map_err(said) })?;
     Ok(sample)
 }
@@ -147,26 +143,37 @@ fn main() -> ExitCode {
         };
         let (direct, late) = (asked(Duration::ZERO), asked(LATE));
         let title = format!("Cold scan of {} MiB in S3 (rclone) by the core", size / MIB);
-        scans(topic, Table::new("cold-scan", &title, Unit::GibPerSecond), &direct, &SHAPES);
+        scans(topic, Table::new("scan", &title, Unit::GibPerSecond), &direct, &READERS, &SHAPES);
         let title = format!("The same, each answer {} ms late", LATE.as_millis());
-        scans(topic, Table::new("cold-scan-late", &title, Unit::GibPerSecond), &late, &LATE_SHAPES);
+        scans(topic, Table::new("late", &title, Unit::GibPerSecond), &late, &READERS[2..], &LATE_SHAPES);
         randoms(topic, &direct);
     })
 }
 
-fn scans(topic: &mut Topic, table: Table, direct: &Result<Direct, String>, shapes: &'static [(u64, usize)]) {
-    let name = |(chunk, is_hinted): (u64, bool)| {
+fn scans(
+    topic: &mut Topic,
+    table: Table,
+    direct: &Result<Direct, String>,
+    readers: &'static [(u64, bool)],
+    shapes: &'static [(u64, usize)],
+) {
+    let name = |&(chunk, is_hinted): &(u64, bool)| {
         format!("the core, reads of {} KiB{}", chunk / KIB, if is_hinted { ", will_read" } else { "" })
     };
+    let is_late = table.id == "late";
     let mut table = table;
-    for reader in READERS {
+    // The target is about a store on the same machine; a late one is there to be seen.
+    for reader in readers.iter().filter(|_| !is_late) {
         let what = format!("{} / object_store's best", name(reader));
         table = table.target(Target::at_least(&what, &name(reader), BEST, 0.9));
     }
     let Some(mut contest) = topic.contest(table) else { return };
+    if is_late {
+        contest.at_most_rounds(2);
+    }
     match direct {
         Ok(it) => {
-            for reader in READERS {
+            for reader in readers {
                 contest.row(&name(reader), Who::Ours, move || scan(it, reader.0, reader.1));
             }
             let shape = it.best(shapes);
@@ -174,19 +181,18 @@ fn scans(topic: &mut Topic, table: Table, direct: &Result<Direct, String>, shape
             contest.note(&format!("{} MiB each, {} under way, the best of {shapes:?}", shape.0, shape.1));
         }
         Err(why) => {
-            READERS.iter().for_each(|reader| contest.gap(&name(*reader), Who::Ours, why));
+            readers.iter().for_each(|reader| contest.gap(&name(reader), Who::Ours, why));
             contest.gap(BEST, Who::Ceiling, why);
         }
     }
-    contest.run();
+    if is_late { contest.run_without_warm_up() } else { contest.run() }
 }
 
 fn randoms(topic: &mut Topic, direct: &Result<Direct, String>) {
     let (ours, block) = ("the core, cold read of 4 KiB", "object_store, GET of 64 KiB");
-    let table =
-        Table::new("cold-random", "Cold random reads of 4 KiB by the core, 1 at a time, p50", Unit::Microseconds)
-            .target(Target::at_most("cold random 4 KiB read / one bare 64 KiB ranged GET, p50", ours, block, 1.15));
-    let reads = if topic.options().is_quick { 100 } else { 600 };
+    let table = Table::new("random", "Cold random reads of 4 KiB by the core, 1 at a time, p50", Unit::Microseconds)
+        .target(Target::at_most("cold random 4 KiB read / one bare 64 KiB ranged GET, p50", ours, block, 1.15));
+    let reads = if topic.options().is_quick { 100 } else { 300 };
     let blocks = direct.as_ref().map_or_else(|_| Shuffled::of(0), |it| Shuffled::of(it.size));
     let Some(mut contest) = topic.contest(table) else { return };
     match direct {

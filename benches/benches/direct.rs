@@ -11,7 +11,7 @@ use mmap_benches::measure::measure;
 use mmap_benches::rows::{Sample, Unit};
 use mmap_benches::s3::S3;
 use mmap_benches::side::within;
-use mmap_benches::stats::quantile;
+use mmap_benches::stats::{Spread, quantile};
 use object_store::aws::AmazonS3Builder;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpService, ReqwestConnector,
@@ -101,11 +101,17 @@ impl Direct {
         })
     }
 
-    /// The shape of GETs that is fastest now, of these.
+    /// The shape of GETs that is fastest now, of these: the middle of three tries each, in turn.
     pub fn best(&self, shapes: &[(u64, usize)]) -> (u64, usize) {
-        let rate = |shape| self.scan(shape).map_or(0.0, |sample| sample.value);
-        let rates = shapes.iter().map(|shape| (*shape, rate(*shape)));
-        rates.max_by(|left, right| left.1.total_cmp(&right.1)).map_or((1, 1), |(shape, _)| shape)
+        let mut tried: Vec<_> = shapes.iter().map(|shape| (*shape, Vec::new())).collect();
+        for _ in 0..3 {
+            for (shape, rates) in &mut tried {
+                rates.extend(self.scan(*shape).ok().map(|sample| sample.value));
+            }
+        }
+        let rated =
+            tried.into_iter().map(|(shape, rates)| (shape, Spread::of(rates).map_or(0.0, |rates| rates.middle)));
+        rated.max_by(|left, right| left.1.total_cmp(&right.1)).map_or((1, 1), |(shape, _)| shape)
     }
 
     /// GETs of `length` at these places, one after the other: the median in microseconds.

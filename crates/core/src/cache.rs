@@ -19,7 +19,7 @@ pub struct ContentId(pub u64);
 
 /// The part of a full cache through which new blocks pass: in it those stay that were read ahead, until their reader
 /// comes. The library's own choice is 0.03, which is less than what is read ahead of a few readers.
-const ENTRY_PART: f64 = 0.1;
+const ENTRY_PART: f64 = 0.2;
 /// Bytes that an entry costs beside its block: key, pointers, ghost entries; an upper estimate.
 const ENTRY_OVERHEAD: u64 = 192;
 

@@ -106,12 +106,12 @@ impl Limits {
         self.fetch_bytes() / 2
     }
 
-    /// What may be read ahead of one reader: at most half of what may be for all, a 64th of the budget. What the
-    /// readers have not come to yet then fits the part of the cache that blocks enter (a 20th of the budget), and is
-    /// not dropped before it is used.
+    /// What may be read ahead of one reader: at most three quarters of what may be for all, so that the next one finds
+    /// room. Of some readers, what they have not come to yet fits the part of the cache that blocks enter (a tenth of
+    /// the budget), and is not dropped before it is used.
     pub const fn window_bytes(&self) -> u64 {
-        let half = self.ahead_bytes() / 2;
-        if self.read_ahead < half { self.read_ahead } else { half }
+        let part = Self::mount_part(self.ahead_bytes());
+        if self.read_ahead < part { self.read_ahead } else { part }
     }
 
     /// A sixteenth: what write-backs hold beside the unsynced blocks themselves.
@@ -119,7 +119,7 @@ impl Limits {
         self.memory / 16
     }
 
-    /// The part of a share that one of several mounts can have, so that a store that does not answer cannot
+    /// The part of a share that one of several can have: of mounts, so that a store that does not answer cannot
     /// hold everything that the others need.
     pub const fn mount_part(share: u64) -> u64 {
         share / 4 * 3

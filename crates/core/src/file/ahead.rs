@@ -18,8 +18,9 @@ use crate::budget::Reservation;
 use crate::readahead::{Met, Outcome, Patterns, Plan, STREAMS, Space};
 use crate::units::{BLOCK_SIZE, BlockIndex, ByteRange};
 
-/// Blocks of one request that nobody waits for yet, at most.
-const RUN_MAX: u64 = 64;
+/// Blocks of one request that nobody waits for yet, at most: 16 MiB. What a store does for each request is the larger
+/// part of small ones; who comes to wait for a block of a large one gets it as soon as it is there, not at the end.
+const RUN_MAX: u64 = 256;
 /// No block is the marker.
 const NOWHERE: u64 = u64::MAX;
 
@@ -159,7 +160,7 @@ impl File {
     fn ask_ahead(self: &Arc<Self>, plan: &Plan, stop: &CancellationToken) {
         // Without a runtime nothing can be begun, and nothing has to be.
         let Ok(runtime) = Handle::try_current() else { return };
-        let most = (self.parts.ahead.total() / BLOCK_SIZE / 4).clamp(1, RUN_MAX);
+        let most = (self.parts.ahead.total() / BLOCK_SIZE / 2).clamp(1, RUN_MAX);
         for blocks in plan.runs(most) {
             let bytes = (blocks.end - blocks.start) * BLOCK_SIZE;
             let taken = (self.parts.ahead.try_take(bytes), self.parts.fetch.try_take(bytes));

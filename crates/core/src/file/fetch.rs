@@ -25,8 +25,8 @@ const RUN_MAX: u64 = 16;
 const POPULATE_AT_ONCE: usize = 16;
 /// How often a fetch starts over because the file changed in the store meanwhile.
 const CHANGES_MAX: u32 = 8;
-/// Flights that are known before those that landed are swept out.
-const FLIGHTS_SWEPT: usize = 64;
+/// Flights that there is room for at least before those that landed are forgotten.
+const FLIGHTS_ROOM: usize = 64;
 
 /// Neighbouring blocks that one request brings. Whatever becomes of it, its flights land.
 #[derive(Debug)]
@@ -91,7 +91,7 @@ impl File {
         let mut boarded = Boarded { flights: Vec::with_capacity(missing.len()), joined: false };
         let runs = {
             let mut state = self.state.write();
-            sweep(&mut state);
+            make_room(&mut state, missing.len());
             let mut runs: Vec<Run> = Vec::new();
             for &block in missing {
                 if let Some(flight) = under_way(&state, block) {
@@ -147,11 +147,11 @@ impl File {
     pub(super) fn board_ahead(&self, blocks: std::ops::Range<u64>) -> Vec<Run> {
         let mut runs: Vec<Run> = Vec::new();
         let mut state = self.state.write();
-        sweep(&mut state);
         if state.stale {
             return runs;
         }
         let end = blocks.end.min(state.size.div_ceil(BLOCK_SIZE));
+        make_room(&mut state, usize::try_from(end.saturating_sub(blocks.start)).unwrap_or(0));
         for block in (blocks.start..end).map(BlockIndex) {
             let known = state.dirty.contains_key(&block) || self.shared.cache.has(state.content, block);
             if known || under_way(&state, block).is_some() {
@@ -290,9 +290,12 @@ fn take_off(state: &mut FileState, block: BlockIndex) -> Arc<Flight> {
     flight
 }
 
-/// Forgets flights that nobody holds any more, when there may be many of them.
-fn sweep(state: &mut FileState) {
-    if state.flights.len() >= FLIGHTS_SWEPT.max(state.flights.capacity() / 2) {
-        state.flights.retain(|_, flight| flight.strong_count() > 0);
+/// Makes room for as many flights to come. Those that nobody holds any more are forgotten when there is none, and there
+/// is room for as many again then: looking through all of them costs each one little.
+fn make_room(state: &mut FileState, coming: usize) {
+    let flights = &mut state.flights;
+    if flights.len() + coming > flights.capacity() {
+        flights.retain(|_, flight| flight.strong_count() > 0);
+        flights.reserve((flights.len() + coming).max(FLIGHTS_ROOM));
     }
 }

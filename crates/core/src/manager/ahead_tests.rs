@@ -100,7 +100,11 @@ impl FileStore for Noting {
     }
 }
 
-/// A manager with 64 MiB: a window has 16 blocks at most, 32 of all readers are on their way, 8 in one request.
+/// Half a window: a reader that goes on is only seen when it comes to the marker, so that what it used last is not
+/// counted yet.
+const HALF: u64 = 12;
+
+/// A manager with 64 MiB: a window has 24 blocks at most, 32 of all readers are on their way, 16 in one request.
 struct World {
     manager: Arc<MmapManager>,
     chaos: Arc<ChaosStore>,
@@ -200,8 +204,9 @@ async fn two_scans_of_one_mapping_that_take_turns_are_both_recognised() {
         world.page(255 - at).await;
     }
     world.quiet().await;
-    let [_, used, _] = world.used();
-    assert!(used >= 2 * 97 - 4, "{used}");
+    let [brought, used, _] = world.used();
+    assert!(brought >= 2 * 97, "{brought}");
+    assert!(used >= 2 * (97 - HALF), "{used}");
 }
 
 #[tokio::test]
@@ -217,7 +222,8 @@ async fn nothing_is_read_ahead_while_unsynced_bytes_press() {
     for block in 20..60 {
         world.page(block).await;
     }
-    assert!(world.used()[1] > 30);
+    let [brought, used, _] = world.used();
+    assert!(brought >= 37 && used >= 37 - HALF, "{brought} {used}");
 }
 
 #[tokio::test]
@@ -258,7 +264,7 @@ async fn what_is_read_ahead_stops_when_its_mapping_ends() {
     eventually("the read-ahead hangs", || world.chaos.hanging() == 2).await;
     world.manager.munmap(1, world.id).await.unwrap();
     eventually("it has stopped", || world.chaos.hanging() == 0).await;
-    assert_eq!((world.manager.shared.fetch.used(), world.used()), (0, [0, 0, 16]));
+    assert_eq!((world.manager.shared.fetch.used(), world.used()), (0, [0, 0, 24]));
 }
 
 #[tokio::test]
@@ -313,12 +319,12 @@ async fn a_hint_brings_a_window_and_no_more_until_the_reader_comes() {
     let world = World::new().await;
     world.manager.will_read(1, world.id, 10 * BLOCK_SIZE, 100 * BLOCK_SIZE).unwrap();
     world.quiet().await;
-    assert_eq!(world.store.taken(), [8, 8]);
+    assert_eq!(world.store.taken(), [16, 8]);
     for block in 10..110 {
         world.page(block).await;
     }
     world.quiet().await;
-    assert_eq!(world.store.taken().iter().sum::<u64>(), 100 - 16, "and nothing behind its end");
+    assert_eq!(world.store.taken().iter().sum::<u64>(), 100 - 24, "and nothing behind its end");
     assert_eq!(world.used(), [100, 100, 0]);
 }
 

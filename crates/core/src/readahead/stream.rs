@@ -167,9 +167,10 @@ impl Stream {
         if self.has_gaps() { steps.min(GAPPED_STEPS_MAX) } else { steps }
     }
 
-    /// With no more steps than this ahead, it is time to ask for more.
+    /// With no more steps than this ahead, it is time to ask for more: half of the window at once, in large requests,
+    /// while the other half is still to come.
     fn low(&self) -> i64 {
-        self.window_steps() * 3 / 4
+        self.window_steps() / 2
     }
 
     /// Steps from `next` on that lie within.
