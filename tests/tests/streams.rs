@@ -200,6 +200,7 @@ async fn a_deadline_ends_a_stream_with_its_reason() {
         ended("MmapPipeline", Bytes::new()),
     );
     assert_eq!([writing.reason, reading.reason, idle.reason], [Reason::TimedOut; 3]);
+    assert_eq!(writing.value("written"), "0", "the journal is waited for at the end, which did not come");
     assert_eq!(caller.read(id, 0, 1).await.unwrap(), "x", "what was written before stays");
 }
 
