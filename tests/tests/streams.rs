@@ -150,7 +150,7 @@ async fn a_file_that_is_truncated_while_it_is_streamed_is_sigbus_behind_the_chun
         }
     };
     assert_eq!(failure(&end).reason, Reason::SigBus);
-    assert!(position >= MIB && position < 64 * MIB, "{position}");
+    assert!((MIB..64 * MIB).contains(&position), "{position}");
 }
 
 #[tokio::test]
