@@ -128,7 +128,8 @@ async fn an_endless_stream_does_not_run_forever_or_fill_the_memory() {
     let answer = raw::call(server.addr(), method, &headers(&[]), many.clone(), Then::Repeat).await;
     assert_ne!(answer, Answer::Silent, "{method}");
     // A pipeline has a right to be endless. This client makes no room for answers, so it comes to stand still.
-    let endless = raw::call(server.addr(), "mmap.v1.MmapService/MmapPipeline", &headers(&[]), many, Then::Repeat);
+    let (method, headers) = ("mmap.v1.MmapService/MmapPipeline", headers(&[]));
+    let endless = raw::call(server.addr(), method, &headers, many, Then::Repeat);
     let ended = tokio::time::timeout(Duration::from_secs(3), endless).await;
     assert!(ended.is_err(), "a failed operation has to be an answer, not the stream's end: {ended:?}");
     let after = server.resident_bytes();
