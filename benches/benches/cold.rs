@@ -1,275 +1,204 @@
-//! Cold reads: files in `rclone serve s3` that nothing is in memory of, beside object_store's own ranged GETs to the
-//! same server with the same client. `cargo bench -p mmap-benches --bench cold`.
+//! Cold reads in the core alone: a file in `rclone serve s3` that nothing is in memory of, beside object_store's own
+//! ranged GETs to the same server with the same client, in this process. `cargo bench -p mmap-benches --bench cold`.
 //!
-//! - a scan of 1 GiB, beside the best that parallel ranged GETs reach over sizes and concurrency;
-//! - the same through a store that answers late;
-//! - random reads of 4 KiB, beside a bare GET of the 64 KiB around them.
-//!
-//! Peers run in turn, several rounds; medians and their ratio are printed.
-#![allow(clippy::unwrap_used, missing_docs, reason = "a measurement that fails has to say so and end")]
+//! The same over the wire is the topic `store`. Each round of ours has a manager of its own, which has nothing in
+//! memory: making it and ending it is not measured.
+#![allow(missing_docs, reason = "a bench target has no users")]
 
-mod machine;
+mod direct;
 
-use std::io::Write as _;
+use std::cell::Cell;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
-use futures::StreamExt as _;
+use mmap_benches::measure::measure;
+use mmap_benches::peers::settings::Settings;
+use mmap_benches::rows::{Sample, Table, Target, Unit, Who};
+use mmap_benches::s3::S3;
+use mmap_benches::side::within;
+use mmap_benches::stats::quantile;
+use mmap_benches::topic::{self, Topic};
 use mmap_core::flags::{MapFlags, ProtFlags};
 use mmap_core::limits::Limits;
 use mmap_core::manager::{MmapId, MmapManager};
 use mmap_core::state::StateDir;
 use mmap_core::vfs::object::{ObjectLayout, ObjectOptions};
 use mmap_core::vfs::{Mount, Vfs};
-use mmap_tests::rclone::Rclone;
-use object_store::aws::AmazonS3Builder;
-use object_store::client::{
-    HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpService, ReqwestConnector,
-};
 use object_store::path::Path;
-use object_store::{ClientOptions, ObjectStore, ObjectStoreExt as _};
+
+use self::direct::{Direct, MIB, on_worker};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+const FILE: &str = "big";
 const KIB: u64 = 1 << 10;
-const MIB: u64 = 1 << 20;
 const BLOCK: u64 = 64 * KIB;
-const NAME: &str = "big";
+/// Sizes of a GET in MiB and how many are under way: the best of them is the row.
+const SHAPES: [(u64, usize); 7] = [(1, 8), (4, 4), (4, 8), (8, 2), (8, 4), (16, 2), (16, 4)];
+/// The same for a store that answers late.
+const LATE_SHAPES: [(u64, usize); 5] = [(1, 32), (4, 8), (4, 16), (8, 8), (16, 4)];
+/// How late.
+const LATE: Duration = Duration::from_millis(20);
+/// The readers of a scan: what each read asks for, and whether it said first what it is going to read.
+const READERS: [(u64, bool); 4] = [(64 * KIB, false), (256 * KIB, false), (MIB, false), (MIB, true)];
+const BEST: &str = "object_store, best parallel ranged GETs";
 
-/// What the command line asks for.
-struct Options {
-    file: u64,
-    rounds: usize,
-    gets: usize,
-    late: Vec<u64>,
-}
-
-/// Answers a ranged GET as partial content, as the server means it, and late.
-#[derive(Debug)]
-struct Late {
-    inner: ReqwestConnector,
-    by: Duration,
-}
-
-#[derive(Debug)]
-struct LateClient {
-    inner: HttpClient,
-    by: Duration,
-}
-
-impl HttpConnector for Late {
-    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
-        Ok(HttpClient::new(LateClient { inner: self.inner.connect(options)?, by: self.by }))
-    }
-}
-
-#[async_trait]
-impl HttpService for LateClient {
-    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        if !self.by.is_zero() {
-            tokio::time::sleep(self.by).await;
-        }
-        let mut response = self.inner.execute(request).await?;
-        if response.headers().contains_key("content-range") {
-            *response.status_mut() = 206.try_into().unwrap();
-        }
-        Ok(response)
-    }
-}
-
-/// The client of the server, whose answers come so much later.
-fn client(server: &Rclone, by: Duration) -> Arc<dyn ObjectStore> {
-    let [(_, key), (_, secret)] = Rclone::ENV;
-    let builder = AmazonS3Builder::new().with_bucket_name(Rclone::BUCKET).with_endpoint(server.endpoint());
-    let builder = builder.with_access_key_id(key).with_secret_access_key(secret).with_region("us-east-1");
-    let builder = builder.with_allow_http(true).with_http_connector(Late { inner: ReqwestConnector::default(), by });
-    Arc::new(builder.build().unwrap())
+fn said(error: impl std::fmt::Display) -> String {
+    error.to_string()
 }
 
 /// A manager that has nothing in memory, and the whole file mapped.
-async fn mapped(client: &Arc<dyn ObjectStore>, file: u64, read_ahead: u64) -> (Arc<MmapManager>, MmapId) {
-    let store = Arc::new(ObjectLayout::new(Arc::clone(client), Path::ROOT, ObjectOptions::default()));
-    let vfs = Vfs::new(vec![Mount::with_store("/", store).unwrap()]).unwrap();
-    let limits = Limits { read_ahead, ..Limits::default() };
-    let manager = MmapManager::open(vfs, StateDir::none(), limits).unwrap();
-    let id = manager.mmap(1, format!("/{NAME}"), 0, file, ProtFlags::PROT_READ, MapFlags::Shared).await.unwrap();
-    (manager, id)
-}
-
-/// Parallel ranged GETs over the whole file; each is taken in order, as a reader of the file would.
-async fn bare_scan(client: Arc<dyn ObjectStore>, file: u64, size: u64, at_once: usize) {
-    let path = Path::from(NAME);
-    let gets = (0..file / size).map(|number| {
-        let (client, path) = (&client, &path);
-        async move { client.get_range(path, number * size..(number + 1) * size).await.unwrap() }
-    });
-    let bytes: u64 = futures::stream::iter(gets)
-        .buffered(at_once)
-        .map(|got| got.len() as u64)
-        .collect::<Vec<_>>()
-        .await
-        .iter()
-        .sum();
-    assert_eq!(bytes, file);
+async fn mapped(direct: &Direct) -> Result<(Arc<MmapManager>, MmapId), String> {
+    let store = ObjectLayout::new(Arc::clone(&direct.store), Path::ROOT, ObjectOptions::default());
+    let mount = Mount::with_store("/", Arc::new(store)).map_err(said)?;
+    let vfs = Vfs::new(vec![mount]).map_err(said)?;
+    let manager = MmapManager::open(vfs, StateDir::none(), Limits::default()).map_err(said)?;
+    let name = format!("/{}", direct.name);
+    let id = manager.mmap(1, name, 0, direct.size, ProtFlags::PROT_READ, MapFlags::Shared).await.map_err(said)?;
+    Ok((manager, id))
 }
 
 /// One reader from the first byte to the last.
-async fn scan(client: Arc<dyn ObjectStore>, file: u64, chunk: u64, hinted: bool) -> String {
-    let (manager, id) = mapped(&client, file, Limits::default().read_ahead).await;
-    if hinted {
-        manager.will_read(1, id, 0, file).unwrap();
-    }
-    for offset in (0..file).step_by(usize::try_from(chunk).unwrap()) {
-        assert_eq!(manager.read(1, id, offset, chunk).await.unwrap().len() as u64, chunk);
-    }
-    let (used, stats) = (manager.read_ahead_use(), manager.stats(1, id).unwrap());
-    manager.munmap(1, id).await.unwrap();
-    let wasted = manager.read_ahead_use().wasted;
-    format!(
-        "waited for {} of {} blocks; used {}, wasted {} MiB",
-        stats.major_faults,
-        file / BLOCK,
-        used.used / MIB,
-        wasted / MIB
-    )
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-#[allow(clippy::cast_precision_loss, reason = "a measurement of some digits")]
-fn rate(file: u64, took: Duration) -> f64 {
-    file as f64 / MIB as f64 / took.as_secs_f64()
-}
-
-type Row = (String, bool, Box<dyn Fn() -> futures::future::BoxFuture<'static, String>>);
-
-/// MiB a second of each row, all in turn.
-async fn scans(options: &Options, server: &Rclone, late: u64, sizes: &[(u64, usize)]) {
-    let (client, file) = (client(server, Duration::from_millis(late)), options.file);
-    let mut rows: Vec<Row> = Vec::new();
-    for &(size, at_once) in sizes {
-        let client = Arc::clone(&client);
-        let run = move || -> futures::future::BoxFuture<'static, String> {
-            let client = Arc::clone(&client);
-            Box::pin(async move {
-                bare_scan(client, file, size, at_once).await;
-                String::new()
-            })
-        };
-        rows.push((format!("object_store, {at_once} GETs of {} KiB", size / KIB), true, Box::new(run)));
-    }
-    for (chunk, hinted) in [(64 * KIB, false), (256 * KIB, false), (MIB, false), (MIB, true)] {
-        let client = Arc::clone(&client);
-        let run = move || -> futures::future::BoxFuture<'static, String> {
-            Box::pin(scan(Arc::clone(&client), file, chunk, hinted))
-        };
-        let hint = if hinted { ", will_read" } else { "" };
-        rows.push((format!("mmapd's core, reads of {} KiB{hint}", chunk / KIB), false, Box::new(run)));
-    }
-    let mut rates = vec![Vec::new(); rows.len()];
-    let mut notes = vec![String::new(); rows.len()];
-    for round in 0..=options.rounds {
-        for (number, (_, _, run)) in rows.iter().enumerate() {
-            let started = Instant::now();
-            notes[number] = tokio::spawn(run()).await.unwrap();
-            // The first round finds the server's file cache cold.
-            if round > 0 {
-                rates[number].push(rate(file, started.elapsed()));
+fn scan(direct: &Direct, chunk: u64, is_hinted: bool) -> Result<Sample, String> {
+    let (manager, id) = within(&direct.runtime, mapped(direct))?;
+    let (reader, size) = (Arc::clone(&manager), direct.size);
+    let sample = measure(Unit::GibPerSecond, &direct.pids, || {
+        on_worker(&direct.runtime, async move {
+            let manager = reader;
+            if is_hinted {
+                manager.will_read(1, id, 0, size).map_err(said)?;
             }
+            for offset in (0..size).step_by(usize::try_from(chunk).map_err(said)?) {
+                let got = manager.read(1, id, offset, chunk).await.map_err(said)?;
+                if got.len() as u64 != chunk {
+                    return Err(format!("a read of {chunk} bytes was answered with {}", got.len()));
+                }
+            }
+            Ok(u32::try_from(size / MIB).map_or(f64::NAN, f64::from))
+        })
+    })?;
+    if std::env::var_os("COLD_NOTES").is_some() {
+        let faults = manager.stats(1, id).map_err(said)?.major_faults;
+        eprintln!("    {faults} of {} blocks were waited for; {:?}", direct.size / BLOCK, manager.read_ahead_use());
+    }
+    within(&direct.runtime, async { manager.munmap(1, id).await.map_err(said) })?;
+    Ok(sample)
+}
+
+/// Reads of 4 KiB in these blocks: the median in microseconds.
+fn random(direct: &Direct, blocks: &[u64]) -> Result<Sample, String> {
+    let (manager, id) = within(&direct.runtime, mapped(direct))?;
+    let (blocks, mut times) = (blocks.to_vec(), Vec::new());
+    let sample = measure(Unit::Microseconds, &direct.pids, || {
+        times = on_worker(&direct.runtime, async move {
+            let mut times = Vec::with_capacity(blocks.len());
+            for block in blocks {
+                let asked = Instant::now();
+                manager.read(1, id, block * BLOCK + 8192, 4096).await.map_err(said)?;
+                times.push(asked.elapsed().as_secs_f64() * 1e6);
+            }
+            Ok(times)
+        })?;
+        Ok(u32::try_from(times.len()).map_or(f64::NAN, f64::from))
+    })?;
+    Ok(Sample { value: quantile(&mut times, 500).unwrap_or(f64::NAN), ..sample })
+}
+
+/// All blocks of a file, each once, in an order without a pattern that read-ahead could find.
+struct Shuffled {
+    blocks: Vec<u64>,
+    next: Cell<usize>,
+}
+
+impl Shuffled {
+    fn of(size: u64) -> Self {
+        let mut blocks: Vec<u64> = (0..size / BLOCK).collect();
+        let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+        for last in (1..blocks.len()).rev() {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            let other = state % (last as u64 + 1);
+            blocks.swap(last, usize::try_from(other).unwrap_or(last));
+        }
+        Self { blocks, next: Cell::new(0) }
+    }
+
+    /// Some that were not taken before.
+    fn take(&self, count: usize) -> Result<&[u64], String> {
+        let start = self.next.replace(self.next.get() + count);
+        self.blocks.get(start..start + count).ok_or_else(|| "the file has no more blocks, so many rounds".to_owned())
+    }
+}
+
+fn main() -> ExitCode {
+    topic::run("cold", "Cold reads: the core beside object_store", |topic| {
+        let size = if topic.options().is_quick { 128 * MIB } else { 1024 * MIB };
+        let s3 = S3::start().and_then(|s3| s3.put(FILE, size).map(|()| s3));
+        if let Some(version) = s3.as_ref().ok().and_then(S3::version) {
+            topic.version("rclone", &version);
+        }
+        let asked = |late| {
+            let s3 = s3.as_ref().map_err(Clone::clone)?;
+            let runtime = Settings::DEFAULTS.runtime()?;
+            Ok(Direct { store: direct::client(s3, late)?, name: FILE, size, pids: vec![s3.pid()], runtime })
+        };
+        let (direct, late) = (asked(Duration::ZERO), asked(LATE));
+        let title = format!("Cold scan of {} MiB in S3 (rclone) by the core", size / MIB);
+        scans(topic, Table::new("cold-scan", &title, Unit::GibPerSecond), &direct, &SHAPES);
+        let title = format!("The same, each answer {} ms late", LATE.as_millis());
+        scans(topic, Table::new("cold-scan-late", &title, Unit::GibPerSecond), &late, &LATE_SHAPES);
+        randoms(topic, &direct);
+    })
+}
+
+fn scans(topic: &mut Topic, table: Table, direct: &Result<Direct, String>, shapes: &'static [(u64, usize)]) {
+    let name = |(chunk, is_hinted): (u64, bool)| {
+        format!("the core, reads of {} KiB{}", chunk / KIB, if is_hinted { ", will_read" } else { "" })
+    };
+    let mut table = table;
+    for reader in READERS {
+        let what = format!("{} / object_store's best", name(reader));
+        table = table.target(Target::at_least(&what, &name(reader), BEST, 0.9));
+    }
+    let Some(mut contest) = topic.contest(table) else { return };
+    match direct {
+        Ok(it) => {
+            for reader in READERS {
+                contest.row(&name(reader), Who::Ours, move || scan(it, reader.0, reader.1));
+            }
+            let shape = it.best(shapes);
+            contest.row(BEST, Who::Ceiling, move || it.scan(shape));
+            contest.note(&format!("{} MiB each, {} under way, the best of {shapes:?}", shape.0, shape.1));
+        }
+        Err(why) => {
+            READERS.iter().for_each(|reader| contest.gap(&name(*reader), Who::Ours, why));
+            contest.gap(BEST, Who::Ceiling, why);
         }
     }
-    let medians: Vec<f64> = rates.into_iter().map(median).collect();
-    let best = rows.iter().zip(&medians).filter(|((_, bare, _), _)| *bare).map(|(_, rate)| *rate).fold(0.0, f64::max);
-    println!(
-        "\n### Scan of {} MiB, {late} ms late\n\n| who | MiB/s | of the best GETs | |\n|---|--:|--:|---|",
-        file / MIB
-    );
-    for (((name, _, _), rate), note) in rows.iter().zip(&medians).zip(&notes) {
-        println!("| {name} | {rate:.0} | {:.2} | {note} |", rate / best);
-    }
+    contest.run();
 }
 
-/// Microseconds of a random read and of a bare GET, call by call in turn.
-async fn random(options: &Options, server: &Rclone) {
-    let client = client(server, Duration::ZERO);
-    let (manager, id) = mapped(&client, options.file, Limits::default().read_ahead).await;
-    let (path, blocks) = (Path::from(NAME), options.file / BLOCK);
-    let (mut ours, mut bare) = (Vec::new(), Vec::new());
-    for number in 0..options.gets as u64 {
-        // Mixed twice: the multiples of a number alone are a stride, which read-ahead would find.
-        let mixed = (number + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let block = ((mixed ^ (mixed >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9) >> 20) % blocks;
-        let started = Instant::now();
-        manager.read(1, id, block * BLOCK + 8192, 4096).await.unwrap();
-        ours.push(started.elapsed().as_secs_f64() * 1e6);
-        let other = (block + blocks / 2) % blocks;
-        let started = Instant::now();
-        client.get_range(&path, other * BLOCK..(other + 1) * BLOCK).await.unwrap();
-        bare.push(started.elapsed().as_secs_f64() * 1e6);
-    }
-    let ahead = manager.read_ahead_use().brought / BLOCK;
-    let faults = manager.stats(1, id).unwrap().major_faults;
-    let p99 = |values: &[f64]| {
-        let mut sorted = values.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        sorted[sorted.len() * 99 / 100]
-    };
-    let (our_p99, bare_p99) = (p99(&ours), p99(&bare));
-    let (ours, bare) = (median(ours), median(bare));
-    println!("\n### Random reads\n\n| who | p50 µs | p99 µs | |\n|---|--:|--:|---|");
-    println!("| object_store, GET of 64 KiB | {bare:.0} | {bare_p99:.0} | |");
-    println!(
-        "| mmapd's core, cold read of 4 KiB | {ours:.0} | {our_p99:.0} | {:.2} of it; {faults} blocks waited for, {ahead} read ahead |",
-        ours / bare
-    );
-}
-
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
-
-fn main() {
-    let options = Options {
-        file: number("COLD_MIB", 1024) * MIB,
-        rounds: usize::try_from(number("COLD_ROUNDS", 5)).unwrap(),
-        gets: usize::try_from(number("COLD_GETS", 3000)).unwrap(),
-        late: std::env::var("COLD_LATE")
-            .map_or(vec![10, 50], |text| text.split(',').filter_map(|ms| ms.parse().ok()).collect()),
-    };
-    let folder = tempfile::tempdir().unwrap();
-    let bucket = folder.path().join(Rclone::BUCKET);
-    std::fs::create_dir_all(&bucket).unwrap();
-    let mut file = std::fs::File::create(bucket.join(NAME)).unwrap();
-    let piece: Vec<u8> = (0..MIB).map(|at| u8::try_from(at % 251).unwrap()).collect();
-    (0..options.file / MIB).for_each(|_| file.write_all(&piece).unwrap());
-    drop(file);
-    let server = match Rclone::start(folder.path()) {
-        Ok(server) => server,
-        Err(missing) => return println!("not run: {missing:?}"),
-    };
-    println!("{}", machine::describe(folder.path()));
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let (options, server) = (&options, &server);
-        let sizes = [
-            (256 * KIB, 8),
-            (MIB, 4),
-            (MIB, 8),
-            (4 * MIB, 2),
-            (4 * MIB, 4),
-            (4 * MIB, 8),
-            (16 * MIB, 2),
-            (16 * MIB, 4),
-        ];
-        scans(options, server, 0, &sizes).await;
-        for late in &options.late {
-            scans(options, server, *late, &[(MIB, 16), (4 * MIB, 8), (8 * MIB, 8), (8 * MIB, 16)]).await;
+fn randoms(topic: &mut Topic, direct: &Result<Direct, String>) {
+    let (ours, block) = ("the core, cold read of 4 KiB", "object_store, GET of 64 KiB");
+    let table =
+        Table::new("cold-random", "Cold random reads of 4 KiB by the core, 1 at a time, p50", Unit::Microseconds)
+            .target(Target::at_most("cold random 4 KiB read / one bare 64 KiB ranged GET, p50", ours, block, 1.15));
+    let reads = if topic.options().is_quick { 100 } else { 600 };
+    let blocks = direct.as_ref().map_or_else(|_| Shuffled::of(0), |it| Shuffled::of(it.size));
+    let Some(mut contest) = topic.contest(table) else { return };
+    match direct {
+        Ok(it) => {
+            contest.row(ours, Who::Ours, || random(it, blocks.take(reads)?));
+            contest
+                .row(block, Who::Ceiling, || it.random(BLOCK, blocks.take(reads)?.iter().map(|block| block * BLOCK)));
         }
-        random(options, server).await;
-    });
+        Err(why) => {
+            contest.gap(ours, Who::Ours, why);
+            contest.gap(block, Who::Ceiling, why);
+        }
+    }
+    contest.run();
 }

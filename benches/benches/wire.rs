@@ -194,15 +194,15 @@ fn stream_table(direction: &str, method: &str, transport: Transport, length: u64
     let title = format!("{method} of {} MiB in memory, {over}", length >> 20);
     let table = Table::new(&format!("stream-{direction}-{over}"), &title, Unit::GibPerSecond).note(NOTE);
     let what = |peer: &str| format!("{method}, 1 GiB in memory, {over} / {peer}");
-    table.target(Target::at_least(&what(STREAM), OURS_STREAM, STREAM, 2.0)).target(Target::at_least(
+    table.target(Target::at_least(&what(STREAM), LIBRARY, STREAM, 2.0)).target(Target::at_least(
         &what(RAW),
-        OURS_STREAM,
+        LIBRARY,
         RAW,
         0.7,
     ))
 }
 
-const OURS_STREAM: &str = "mmapd, generated stub";
+const OURS_STREAM: &str = STUB;
 const STREAM: &str = "bare tonic stream, defaults";
 const STREAM_TUNED: &str = "bare tonic stream, tuned";
 
@@ -215,6 +215,12 @@ fn read_stream(topic: &mut Topic, peers: &Peers, transport: Transport) {
     let length = length(topic);
     let Some(mut contest) = topic.contest(stream_table("read", "MmapReadStream", transport, length)) else { return };
     let ours = peers.ours.as_ref().map_err(Clone::clone).and_then(|it| Ok((it, large_file(it, length)?)));
+    let mapped =
+        ours.as_ref().map_err(Clone::clone).and_then(|(it, _)| Ok((*it, it.map(transport, "/large", length)?)));
+    row!(contest, LIBRARY, Who::Ours, mapped, |it| {
+        let (ours, mapping) = &it;
+        ours.side.large(load::library_read_stream(mapping, length))
+    });
     row!(contest, OURS_STREAM, Who::Ours, ours, |it| {
         let (ours, file) = it;
         ours.side.large(load::read_stream(ours.side.channel(transport), file, length, None))

@@ -257,6 +257,20 @@ pub async fn read_stream(
     Ok(sum(vec![read / MIB]))
 }
 
+/// Reads the first `length` bytes as a stream of the client library: how many MiB came.
+///
+/// # Errors
+/// The server's, and bytes that are missing.
+pub async fn library_read_stream(mapping: &Mapping, length: u64) -> Result<f64, String> {
+    let said = |error: mmap_client::Error| error.to_string();
+    let (mut pieces, mut read) = (mapping.read_stream(0, length).map_err(said)?, 0);
+    while let Some(piece) = pieces.next().await {
+        read += piece.map_err(said)?.len() as u64;
+    }
+    expect("a stream", read, length)?;
+    Ok(sum(vec![read / MIB]))
+}
+
 /// Writes the first `length` bytes as a stream: how many MiB went.
 ///
 /// # Errors

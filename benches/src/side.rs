@@ -109,9 +109,17 @@ impl Ours {
         let args = ["--mount", "/=memory:", "--memory", MEMORY, "--durability", durability];
         let side = Side::of(Server::mmapd(&args, &[])?, Settings::TUNED)?;
         let file = within(&side.runtime, load::map(side.channel(Transport::Tcp), "/hot", FILE))?;
-        let map = |transport| within(&side.runtime, map(side.server.address(transport)));
+        let map = |transport| within(&side.runtime, map(side.server.address(transport), "/hot", FILE)).map(Arc::new);
         let mappings = [map(Transport::Tcp)?, map(Transport::Unix)?];
         Ok(Self { side, file, mappings })
+    }
+
+    /// Another file, of `length` bytes, through the client library.
+    ///
+    /// # Errors
+    /// It cannot be mapped.
+    pub fn map(&self, transport: Transport, path: &str, length: u64) -> Result<Mapping, String> {
+        within(&self.side.runtime, map(self.side.server.address(transport), path, length))
     }
 
     /// The file through the client library.
@@ -123,10 +131,9 @@ impl Ours {
     }
 }
 
-async fn map(address: &str) -> Result<Arc<Mapping>, String> {
+async fn map(address: &str, path: &str, length: u64) -> Result<Mapping, String> {
     let said = |error: mmap_client::Error| error.to_string();
     let client = Client::connect(address).await.map_err(said)?;
     let process = client.process(1);
-    let mapping = process.map("/hot").length(FILE).prot(Prot::READ_WRITE).shared().await.map_err(said)?;
-    Ok(Arc::new(mapping))
+    process.map(path).length(length).prot(Prot::READ_WRITE).shared().await.map_err(said)
 }

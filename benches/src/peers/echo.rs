@@ -14,6 +14,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::peers::memory::large;
 use crate::peers::settings::Settings;
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -75,11 +76,14 @@ impl MmapService for Echo {
     ) -> Answer<Self::MmapReadStreamStream> {
         let v1::MmapReadStreamRequest { offset, length, chunk_length, .. } = request.into_inner();
         let chunk = chunk_length.unwrap_or(CHUNK).max(1);
-        let data = self.data(chunk)?;
+        let length_max = self.data(chunk)?.len();
+        // As mmapd does, it sends all of a file that is in memory, and not one message again and again out of a cache.
+        let data = large();
         let chunks = (0..length.div_ceil(chunk)).map(move |number| {
             let start = number * chunk;
-            let take = usize::try_from(chunk.min(length - start)).unwrap_or(data.len());
-            Ok(v1::MmapReadStreamResponse { offset: offset + start, data: data.slice(..take) })
+            let take = usize::try_from(chunk.min(length - start)).unwrap_or(length_max);
+            let at = usize::try_from(start).unwrap_or_default() % (data.len() - length_max);
+            Ok(v1::MmapReadStreamResponse { offset: offset + start, data: data.slice(at..at + take) })
         });
         Ok(Response::new(stream::iter(chunks).boxed()))
     }

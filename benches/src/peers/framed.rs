@@ -11,6 +11,8 @@ use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
+use crate::peers::memory::large;
+
 const REQUEST: usize = 25;
 const ANSWER: usize = 16;
 const MEMORY: usize = 16 << 20;
@@ -74,7 +76,7 @@ async fn answer(mut socket: Box<dyn Socket>) -> io::Result<()> {
                     head(&mut output, tag, length);
                     output.put_slice(&memory[at..at + length]);
                 }
-                STREAM => stream(&mut socket, &memory, &mut output, tag, length).await?,
+                STREAM => stream(&mut socket, &large(), &mut output, tag, length).await?,
                 other => return Err(io::Error::other(format!("a request of the kind {other}"))),
             }
         }
@@ -102,7 +104,8 @@ async fn stream(
         head(output, tag, take);
         socket.write_all(output).await?;
         output.clear();
-        socket.write_all(&memory[..take]).await?;
+        let at = (length - left) % (memory.len() - FRAME_MAX);
+        socket.write_all(&memory[at..at + take]).await?;
         left -= take;
     }
     Ok(())

@@ -2,6 +2,7 @@
 
 // In dependency order.
 pub mod settings;
+pub mod memory;
 pub mod echo;
 pub mod framed;
 pub mod resp;
