@@ -171,13 +171,15 @@ impl World {
 
 /// Both, without a hundred thousand bytes.
 fn difference(came: &Outcome, expected: &Outcome) -> String {
-    match (came, expected) {
-        (Outcome::Bytes(came), Outcome::Bytes(expected)) => {
-            let at = came.iter().zip(expected).position(|(came, expected)| came != expected);
-            format!("{} bytes instead of {}, other from byte {at:?} on", came.len(), expected.len())
-        }
-        _ => format!("{came:.100?} instead of {expected:.100?}"),
-    }
+    let shown = |outcome: &Outcome| match outcome {
+        Outcome::Bytes(bytes) => format!("{} bytes", bytes.len()),
+        Outcome::Written(_) | Outcome::Done | Outcome::Failed(_) => format!("{outcome:?}"),
+    };
+    let (Outcome::Bytes(left), Outcome::Bytes(right)) = (came, expected) else {
+        return format!("{} instead of {}", shown(came), shown(expected));
+    };
+    let at = left.iter().zip(right).position(|(left, right)| left != right);
+    format!("{} instead of {}, other from byte {at:?} on", shown(came), shown(expected))
 }
 
 #[test]

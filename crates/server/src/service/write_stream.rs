@@ -3,7 +3,8 @@
 //! Writes take effect one after the other, as they come in. The journal is waited for once, at the end: how far the
 //! writes may be ahead of it is its own bound. A message that does not come in whole is no write.
 //!
-//! Invariant: a failure says how many bytes are known to have been written before it.
+//! Invariant: a failure says how many bytes are known to have been written before it: those that the journal has,
+//! where it is waited for. So it is told when the journal has answered, and says 0 if that failed or came too late.
 
 use std::fmt;
 use std::pin::Pin;
@@ -185,8 +186,9 @@ where
             return Poll::Ready(None);
         }
         if this.work.ending.is_late(cx) {
-            // What the journal does not have is not known to be written.
-            let known = if this.pending.is_some() || this.journal.is_some() { 0 } else { this.written };
+            // Of several writes that wait for the journal together it is not known which ones it has.
+            let waits = this.journal.is_some() || this.pending.as_ref().is_some_and(Written::is_pending);
+            let known = if waits { 0 } else { this.written };
             this.is_over = true;
             (this.requests, this.running, this.pending, this.journal) = (None, None, None, None);
             return Poll::Ready(Some(Err(this.work.call.fail(&Call::timed_out().with("written", known)))));

@@ -24,7 +24,7 @@ use super::unjournaled::Unjournaled;
 use crate::service::work::Work;
 use crate::wire::{Charge, Segments, put_message, put_tagged_read};
 
-/// Operations of a stream that are under way: four times what saturates two cores from one stream.
+/// Operations of a stream that are under way. A bound on what one client can ask for, not a tuned number.
 const IN_FLIGHT_MAX: usize = 256;
 /// Bytes that these may hold; one more operation may go beyond.
 const IN_FLIGHT_BYTES: u64 = 1 << 20;
