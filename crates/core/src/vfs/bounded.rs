@@ -3,10 +3,12 @@
 //! It stands outermost, so that whatever lies below (retries of the store's client, a blocking disk, a test's
 //! faults) cannot hold a caller longer than its limits. Retries are the client's own affair: there are none here.
 //!
-//! A call that runs out of time is dropped: see [`FileStore`]'s cancel safety.
+//! A read whose blocks land one by one has its time for each step anew. A call that runs out of time is dropped: see [`FileStore`]'s cancel safety.
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -83,7 +85,21 @@ impl FileStore for BoundedStore {
         range: ByteRange,
         land: &mut (dyn FnMut(Bytes) + Send),
     ) -> StoreResult<()> {
-        self.within(self.inner.read_each(name, version, range, land)).await
+        // What makes progress goes on: a large request over a slow link takes its time, block by block.
+        let landed = AtomicU64::new(0);
+        let mut noted = |block| {
+            landed.fetch_add(1, Ordering::Relaxed);
+            land(block);
+        };
+        let mut call = pin!(self.inner.read_each(name, version, range, &mut noted));
+        loop {
+            let before = landed.load(Ordering::Relaxed);
+            match tokio::time::timeout(self.time, &mut call).await {
+                Ok(answer) => return answer.map_err(|fault| fault.of_mount(&self.mount)),
+                Err(_) if landed.load(Ordering::Relaxed) > before => {}
+                Err(_) => return Err(StoreFault::timed_out(self.time.as_secs()).of_mount(&self.mount)),
+            }
+        }
     }
 
     async fn write_back(&self, name: &str, change: WriteBack) -> StoreResult<Stat> {
@@ -134,5 +150,78 @@ mod tests {
         let change = WriteBack { base, size: 5 * MIB, patches: Vec::new(), commit };
         assert!(matches!(store.write_back("a", change).await, Err(StoreFault::Failed(..))));
         assert_eq!(started.elapsed().as_secs(), 30 + 35);
+    }
+
+    /// A store whose blocks come one by one, each after some seconds.
+    #[derive(Debug)]
+    struct Trickling(ObjectLayout, &'static [u64]);
+
+    #[async_trait]
+    impl FileStore for Trickling {
+        fn traits(&self) -> Traits {
+            self.0.traits()
+        }
+
+        fn check_name(&self, name: &str) -> StoreResult<()> {
+            self.0.check_name(name)
+        }
+
+        async fn stat(&self, name: &str) -> StoreResult<Stat> {
+            self.0.stat(name).await
+        }
+
+        async fn read(&self, name: &str, version: &Version, range: ByteRange) -> StoreResult<Vec<Bytes>> {
+            self.0.read(name, version, range).await
+        }
+
+        async fn read_each(
+            &self,
+            _: &str,
+            _: &Version,
+            _: ByteRange,
+            land: &mut (dyn FnMut(Bytes) + Send),
+        ) -> StoreResult<()> {
+            for seconds in self.1 {
+                tokio::time::sleep(Duration::from_secs(*seconds)).await;
+                land(Bytes::new());
+            }
+            Ok(())
+        }
+
+        async fn write_back(&self, name: &str, change: WriteBack) -> StoreResult<Stat> {
+            self.0.write_back(name, change).await
+        }
+
+        async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> StoreResult<Vec<Listed>> {
+            self.0.list(prefix, after, limit).await
+        }
+
+        async fn remove(&self, name: &str) -> StoreResult<()> {
+            self.0.remove(name).await
+        }
+
+        async fn probe(&self) -> StoreResult<Writability> {
+            self.0.probe().await
+        }
+
+        async fn ping(&self) -> StoreResult<()> {
+            self.0.ping().await
+        }
+
+        async fn close(&self) -> StoreResult<()> {
+            self.0.close().await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_read_that_makes_progress_takes_its_time_and_one_that_stands_still_does_not() {
+        for (pauses, is_whole) in [(&[20, 20, 20, 20][..], true), (&[20, 100], false)] {
+            let store =
+                BoundedStore::new(Arc::new(Trickling(ObjectLayout::in_memory(), pauses)), Duration::from_secs(30));
+            let (started, mut landed) = (tokio::time::Instant::now(), 0);
+            let read = store.read_each("a", &Version::new("1"), ByteRange::new(0, 1), &mut |_| landed += 1).await;
+            assert_eq!((read.is_ok(), landed), (is_whole, if is_whole { 4 } else { 1 }), "{read:?}");
+            assert!(is_whole || started.elapsed().as_secs() <= 80, "{:?}", started.elapsed());
+        }
     }
 }
