@@ -1,4 +1,4 @@
-//! Ranges of any length, over a stream each: [`ReadStream`], and [`write()`].
+//! Ranges of any length, over a stream each: [`ReadStream`], and `write`.
 //!
 //! Both go over the connection for what is large. A stream has no deadline as a whole; each of its pieces has one. A
 //! read whose stream breaks goes on at the byte that it had reached; a write is never repeated.
