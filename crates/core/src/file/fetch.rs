@@ -202,10 +202,29 @@ impl File {
                     }
                     tokio::time::sleep(Duration::from_millis(u64::from(attempt) * 5)).await;
                 }
-                Err(fault) => return Err(fault.into_error(&self.path)),
+                Err(fault) => {
+                    if matches!(fault, StoreFault::Corrupt(_)) {
+                        self.take_back(run, landed);
+                    }
+                    return Err(fault.into_error(&self.path));
+                }
             }
         }
         Err(self.unsteady_error())
+    }
+
+    /// Drops the run's first `landed` blocks: what came before a store was found out is worth no more than the rest.
+    fn take_back(&self, run: &Run, landed: usize) {
+        let mut guard = self.state.write();
+        let state = &mut *guard;
+        for index in 0..landed as u64 {
+            let block = BlockIndex(run.first.0 + index);
+            state.recall(block);
+            self.shared.cache.remove(state.content, block);
+            if let Some(dirty) = state.dirty.get_mut(&block) {
+                dirty.forget_clean();
+            }
+        }
     }
 
     /// Asks for the blocks behind those that have `landed`; each lands as it comes.
