@@ -311,27 +311,3 @@ async fn estale_is_resolved_by_invalidate_in_the_stores_favour() {
     assert_eq!(scene.caller.read(id, 0, 11).await.unwrap(), "changed fro");
     assert_eq!(std::fs::read(&file).unwrap(), b"changed from outside");
 }
-
-#[tokio::test]
-async fn enotsup_is_what_this_build_does_not_have() {
-    let scene = Scene::new().await;
-    let id = scene.caller.map_shared("/data/old", 11).await;
-    let request = v1::MmapReadStreamRequest { mmap_id: id, length: 1, ..Default::default() };
-    let read = async |caller: &Caller| {
-        let mut service = caller.mmap_service();
-        service.mmap_read_stream(caller.request(request)).await.map(|_| ())
-    };
-    scene.refused(Reason::NotSup, read).await;
-    let write = async |caller: &Caller| {
-        let message = v1::MmapWriteStreamRequest { mmap_id: id, ..Default::default() };
-        let mut service = caller.mmap_service();
-        service.mmap_write_stream(caller.request(tonic::codegen::tokio_stream::once(message))).await.map(|_| ())
-    };
-    scene.refused(Reason::NotSup, write).await;
-    let pipeline = async |caller: &Caller| {
-        let message = v1::MmapPipelineRequest::default();
-        let mut service = caller.mmap_service();
-        service.mmap_pipeline(caller.request(tonic::codegen::tokio_stream::once(message))).await.map(|_| ())
-    };
-    scene.refused(Reason::NotSup, pipeline).await;
-}
