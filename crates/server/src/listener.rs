@@ -19,7 +19,8 @@ use tokio::sync::Semaphore;
 use tokio_util::either::Either;
 
 use crate::config::ListenAddr;
-use crate::connection::{Connection, Ends};
+use crate::connection::{Accepted, Plain};
+use crate::tls::Tls;
 
 /// Connections that wait to be accepted; the kernel's own limit is most often higher.
 const BACKLOG: u32 = 1024;
@@ -31,6 +32,8 @@ const ACCEPT_REST: Duration = Duration::from_millis(100);
 pub(crate) struct Listener {
     socket: Socket,
     addr: String,
+    /// What its clients' handshakes are made with, if they speak TLS.
+    tls: Option<Arc<Tls>>,
 }
 
 #[derive(Debug)]
@@ -58,6 +61,15 @@ impl Listener {
         }
     }
 
+    /// The same listener, which speaks TLS if it is one of TCP.
+    pub(crate) fn with_tls(mut self, tls: &Arc<Tls>) -> Self {
+        if matches!(self.socket, Socket::Tcp(_)) {
+            self.addr = format!("https://{}", self.addr);
+            self.tls = Some(tls.clone());
+        }
+        self
+    }
+
     /// The address as a client dials it.
     pub(crate) fn addr(&self) -> &str {
         &self.addr
@@ -66,7 +78,7 @@ impl Listener {
     async fn bind_tcp(addrs: &[SocketAddr]) -> io::Result<Self> {
         let listener = TcpListener::bind(addrs).await?;
         let addr = dialable(listener.local_addr()?).to_string();
-        Ok(Self { socket: Socket::Tcp(listener), addr })
+        Ok(Self { socket: Socket::Tcp(listener), addr, tls: None })
     }
 
     fn bind_unix(path: &Path) -> Result<Self, String> {
@@ -81,10 +93,10 @@ impl Listener {
         // Between bind and listen nobody can connect, so that there is no moment with wider rights.
         let file = SocketFile::claim(path).map_err(failed)?;
         let listener = socket.listen(BACKLOG).map_err(failed)?;
-        Ok(Self { socket: Socket::Unix(listener, file), addr: format!("unix:{shown}") })
+        Ok(Self { socket: Socket::Unix(listener, file), addr: format!("unix:{shown}"), tls: None })
     }
 
-    async fn accept(&self) -> io::Result<Either<tokio::net::TcpStream, tokio::net::UnixStream>> {
+    async fn accept(&self) -> io::Result<Plain> {
         match &self.socket {
             Socket::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
@@ -155,15 +167,14 @@ impl Drop for SocketFile {
     }
 }
 
-/// The connections that come in through `listeners`, each with one of `places` and ended by `ends`.
-/// Dropping the stream closes the listeners.
+/// The connections that come in through `listeners`, each with one of `places`. Handshakes are the affair of who takes
+/// them: one that is slow must not hold up the next. Dropping the stream closes the listeners.
 pub(crate) fn incoming(
     listeners: Vec<Listener>,
     places: &Arc<Semaphore>,
-    ends: &Ends,
-) -> SelectAll<BoxStream<'static, Connection>> {
+) -> SelectAll<BoxStream<'static, Accepted>> {
     select_all(listeners.into_iter().map(|listener| {
-        let door = Door { listener, places: places.clone(), ends: ends.clone() };
+        let door = Door { listener, places: places.clone() };
         unfold(door, |door| async move { Some((door.next().await, door)) }).boxed()
     }))
 }
@@ -172,11 +183,10 @@ pub(crate) fn incoming(
 struct Door {
     listener: Listener,
     places: Arc<Semaphore>,
-    ends: Ends,
 }
 
 impl Door {
-    async fn next(&self) -> Connection {
+    async fn next(&self) -> Accepted {
         let mut full = false;
         loop {
             let stream = match self.listener.accept().await {
@@ -188,7 +198,7 @@ impl Door {
                 }
             };
             match self.places.clone().try_acquire_owned() {
-                Ok(place) => return Connection::new(stream, place, &self.ends),
+                Ok(place) => return Accepted { stream, place, tls: self.listener.tls.clone() },
                 // Closed at once, and not left waiting: the client learns that it has to go elsewhere.
                 Err(_) if !full => tracing::warn!("as many connections as there may be: closing new ones"),
                 Err(_) => {}

@@ -105,7 +105,22 @@ pub(super) const KEYS: &[Key] = &[
         "MODE",
         "How callers are told apart; this build has only trust: they are taken at their word [default: trust]",
     ),
-    Key::switch("insecure", "Allow listening beyond this machine although callers are taken at their word"),
+    Key::switch(
+        "insecure",
+        "Allow listening beyond this machine although callers are taken at their word, or without TLS",
+    ),
+    Key::one(
+        "tls-cert",
+        "FILE",
+        "PEM file with the server's certificate, then those that lead to its authority: TCP listeners speak TLS. Read \
+         again when it changes",
+    ),
+    Key::one("tls-key", "FILE", "PEM file with the private key of --tls-cert"),
+    Key::one(
+        "tls-client-ca",
+        "FILE",
+        "PEM file with the authorities of clients: who has no certificate of theirs is refused in the handshake",
+    ),
     Key::one("max-message", "SIZE", "Largest data of one read or write [default: 4MiB]"),
     Key::one("node", "NAME", "Name of this server in the answers' header mmap-node [default: the machine's name]"),
     Key::one(

@@ -8,11 +8,13 @@ mod mounts;
 mod quantity;
 mod refusal;
 mod sources;
+mod tls;
 mod validated;
 
 pub use listen::ListenAddr;
 pub(crate) use quantity::show_size;
 pub use refusal::Refusal;
+pub use tls::TlsFiles;
 pub use validated::{Bounds, Config, Durability, Env};
 
 #[cfg(test)]
