@@ -19,6 +19,8 @@ mod wire;
 
 mod tls;
 
+pub mod checkup;
+
 mod connection;
 mod layers;
 mod service;

@@ -13,7 +13,7 @@ use mmap_core::vfs::MountSpec;
 
 use super::listen::ListenAddr;
 use super::machine;
-use super::quantity::{parse_size, parse_time};
+use super::quantity::{parse_size, parse_time, show_size};
 use super::refusal::Refusal;
 use super::sources::Settings;
 use super::tls::{TlsFiles, check_exposure};
@@ -118,6 +118,18 @@ impl Config {
             check_exposure(settings, &config.listen, config.tls.as_ref())?;
         }
         Ok(config)
+    }
+
+    /// The value of `key` where it is not set and comes of the machine or of other settings.
+    pub(super) fn computed(&self, key: &str) -> Option<String> {
+        match key {
+            "memory" => Some(show_size(self.limits.memory)),
+            "mount" => MountSpec::of_folder("/", &self.default_folder()).ok().map(|mount| mount.to_string()),
+            "node" => Some(self.node.clone()),
+            "state-dir" => Some(self.state_dir.display().to_string()),
+            "workers" => Some(self.workers.to_string()),
+            _ => None,
+        }
     }
 
     /// Where the journal lies.

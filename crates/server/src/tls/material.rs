@@ -20,7 +20,7 @@ use tokio_rustls::rustls::{CertificateError, Error, InconsistentKeys, RootCertSt
 use crate::config::TlsFiles;
 
 /// HTTP/2, the only protocol that is spoken.
-const ALPN_H2: &[u8] = b"h2";
+pub(super) const ALPN_H2: &[u8] = b"h2";
 /// A certificate that ends sooner is told of: renewal most often begins 30 days before, and has failed by then.
 const EXPIRES_SOON: Duration = Duration::from_hours(7 * 24);
 /// Bytes of a file that holds certificates or a key; whatever is larger is something else.
@@ -91,7 +91,7 @@ impl Contents {
     }
 }
 
-fn bytes_of(file: &Path) -> Result<Vec<u8>, String> {
+pub(super) fn bytes_of(file: &Path) -> Result<Vec<u8>, String> {
     let cannot = |error: std::io::Error| format!("the file {} cannot be read: {error}", file.display());
     if fs::metadata(file).map_err(cannot)?.len() > FILE_MAX {
         return Err(unusable(file, "it is too large to hold certificates or a key"));
@@ -99,7 +99,7 @@ fn bytes_of(file: &Path) -> Result<Vec<u8>, String> {
     fs::read(file).map_err(cannot)
 }
 
-fn certificates(file: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+pub(super) fn certificates(file: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
     match read {
         Ok(chain) if chain.is_empty() => Err(unusable(file, "it holds no certificate in PEM form")),
@@ -108,7 +108,7 @@ fn certificates(file: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>
     }
 }
 
-fn private_key(file: &Path, text: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
+pub(super) fn private_key(file: &Path, text: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
     PrivateKeyDer::from_pem_slice(text).map_err(|error| match error {
         pem::Error::NoItemsFound => unusable(file, "it holds no private key in PEM form without a passphrase"),
         // The reason is told without what stands in the file.
@@ -116,7 +116,7 @@ fn private_key(file: &Path, text: &[u8]) -> Result<PrivateKeyDer<'static>, Strin
     })
 }
 
-fn authorities(file: &Path, text: &[u8]) -> Result<Arc<RootCertStore>, String> {
+pub(super) fn authorities(file: &Path, text: &[u8]) -> Result<Arc<RootCertStore>, String> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(file, text)? {
         roots.add(certificate).map_err(|error| unusable(file, &error.to_string()))?;
@@ -131,7 +131,9 @@ fn unusable(file: &Path, why: &str) -> String {
 fn mismatch(files: &TlsFiles, error: &Error) -> String {
     let (cert, key) = (files.cert.display(), files.key.display());
     if *error == Error::InconsistentKeys(InconsistentKeys::KeyMismatch) {
-        return format!("the key {key} does not belong to the certificate {cert}: give the two that were made together");
+        return format!(
+            "the key {key} does not belong to the certificate {cert}: give the two that were made together"
+        );
     }
     format!("the certificate {cert} and the key {key} cannot be used: {error}")
 }

@@ -6,6 +6,8 @@
 mod material;
 mod refusals;
 mod handshakes;
+mod outward;
 
 pub(crate) use handshakes::{Tls, TlsStream};
 pub(crate) use material::Material;
+pub(crate) use outward::client_config;
