@@ -17,6 +17,8 @@ mod convert;
 #[allow(dead_code, unused_imports, reason = "the streaming methods use the rest of it")]
 mod wire;
 
+pub mod metrics;
+
 mod connection;
 mod layers;
 mod service;

@@ -17,6 +17,7 @@ use mmap_proto::v1::process_service_server::ProcessServiceServer;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::service::Routes;
 
 use crate::config::Config;
@@ -25,6 +26,7 @@ use crate::entry::Entry;
 use crate::health::{Health, MountHealth};
 use crate::layers::Guard;
 use crate::listener::{Listener, incoming};
+use crate::metrics::{Calls, Endpoint, Limit, Registry};
 use crate::opening::{ServerError, open_core};
 use crate::service::{Files, Front, Mmaps, Processes};
 use crate::transport::Transport;
@@ -73,6 +75,7 @@ impl ExitReport {
 pub struct Server {
     config: Config,
     listeners: Vec<Listener>,
+    metrics: Option<Endpoint>,
     manager: Arc<MmapManager>,
     health: Health,
     mounts: Vec<MountHealth>,
@@ -90,6 +93,10 @@ impl Server {
         for addr in &config.listen {
             listeners.push(Listener::bind(addr).await.map_err(ServerError::Failed)?);
         }
+        let metrics = match config.metrics.listen.as_slice() {
+            [] => None,
+            addrs => Some(Endpoint::bind(addrs).await.map_err(ServerError::Failed)?),
+        };
         let (manager, mounts, recovered) = open_core(&config).await?;
         let health = Health::new(mounts, Arc::clone(&manager)).await;
         let mounts = health.check().await;
@@ -97,12 +104,17 @@ impl Server {
             return Err(ServerError::Config(refusal.to_owned()));
         }
         manager.settle(SETTLE_TIME).await;
-        Ok(Self { config, listeners, manager, health, mounts, recovered })
+        Ok(Self { config, listeners, metrics, manager, health, mounts, recovered })
     }
 
     /// The addresses that clients can dial, as they are asked for.
     pub fn addrs(&self) -> Vec<String> {
         self.listeners.iter().map(|listener| listener.addr().to_owned()).collect()
+    }
+
+    /// Where metrics are told, if they are.
+    pub fn metrics_addr(&self) -> Option<std::net::SocketAddr> {
+        self.metrics.as_ref().map(Endpoint::addr)
     }
 
     /// How the mounts were at the start.
@@ -126,17 +138,23 @@ impl Server {
     /// # Errors
     /// What kept it from serving.
     pub async fn serve(self, stops: impl Stream<Item = ()> + Send) -> Result<ExitReport, ServerError> {
-        let Self { config, listeners, manager, health, .. } = self;
+        let Self { config, listeners, metrics, manager, health, .. } = self;
         let ends = Ends { stopping: CancellationToken::new(), closing: CancellationToken::new() };
         let Ends { stopping, closing } = &ends;
         // Whoever drops this future, too, closes the connections.
         let _closed = closing.clone().drop_guard();
         let mut stops = std::pin::pin!(stops.chain(futures::stream::pending()));
 
-        let entry = entry(&config, &manager, &health, stopping)?;
+        let calls = Calls::new();
+        let entry = entry(&config, (&manager, &calls), &health, stopping)?;
         let places = Arc::new(Semaphore::new(config.bounds.connections));
-        let connections = incoming(listeners, &places, &ends);
-        let transport = Transport::new(entry, &config.bounds, config.limits.memory / UNSENT_SHARE, &ends);
+        let counted = calls.clone();
+        let connections = incoming(listeners, &places, &ends).inspect(move |_| counted.connected());
+        let transport = Transport::new(entry.clone(), &config.bounds, config.limits.memory / UNSENT_SHARE, &ends);
+        let about = (config.node.clone(), config.durability);
+        let limits = limits(&config, &places, entry, &transport);
+        let registry = Registry::new(calls, manager.clone(), limits, Box::new(health.answers()), about);
+        let _metrics = metrics.map(|endpoint| tell_metrics(endpoint, &registry));
         let serving = transport.serve(connections);
         let mut serving = Box::pin(serving);
         tokio::select! {
@@ -151,6 +169,7 @@ impl Server {
 
         let end = Instant::now() + config.shutdown_timeout;
         tracing::info!("stopping: draining running calls, then syncing; a second signal ends at once");
+        registry.stop();
         health.stop().await;
         stopping.cancel();
         let drain = async {
@@ -171,6 +190,24 @@ impl Server {
             _ = stops.next() => Ok(give_up(&manager).await),
         }
     }
+}
+
+/// Tells metrics until this is dropped.
+fn tell_metrics(endpoint: Endpoint, registry: &Arc<Registry>) -> AbortOnDropHandle<()> {
+    tracing::info!("mmapd metrics on {}", endpoint.addr());
+    AbortOnDropHandle::new(tokio::spawn(endpoint.serve(registry.clone())))
+}
+
+/// What there may be so much of outside of the core.
+fn limits(config: &Config, places: &Arc<Semaphore>, entry: Entry, transport: &Transport) -> Vec<Limit> {
+    let (connections, places) = (config.bounds.connections, places.clone());
+    let taken = move || connections.saturating_sub(places.available_permits()) as u64;
+    let unsent = transport.unsent().clone();
+    vec![
+        Limit { name: "connections", max: connections as u64, used: Box::new(taken) },
+        Limit { name: "calls", max: config.bounds.calls as u64, used: Box::new(move || entry.running_calls()) },
+        Limit { name: "unsent_answer_bytes", max: unsent.max(), used: Box::new(move || unsent.unsent()) },
+    ]
 }
 
 /// Waits a little until the connections have given their places back, and with that all that they held.
@@ -200,7 +237,7 @@ async fn give_up(manager: &Arc<MmapManager>) -> ExitReport {
 
 fn entry(
     config: &Config,
-    manager: &Arc<MmapManager>,
+    (manager, calls): (&Arc<MmapManager>, &Arc<Calls>),
     health: &Health,
     stopping: &CancellationToken,
 ) -> Result<Entry, ServerError> {
@@ -209,6 +246,7 @@ fn entry(
     let node = HeaderValue::from_str(&config.node).map_err(|error| internal(&error.to_string()))?;
     let front = Front {
         manager: manager.clone(),
+        calls: calls.clone(),
         max_message: config.limits.max_message,
         grace: config.limits.process_grace,
         stopping: stopping.clone(),

@@ -56,8 +56,8 @@ pub use conflicts::{AppliedConflict, ConflictPage, ConflictPart, ReadConflict};
 pub use life::Attachment;
 pub use snapshot::{Faults, MountSnapshot, Share, Snapshot, WriteBacks};
 
-pub use crate::block::ReadBytes;
 use self::snapshot::FaultTotals;
+pub use crate::block::ReadBytes;
 use crate::error::{Errno, Error, Result};
 pub use crate::file::Written;
 use crate::file::no_such_mapping;

@@ -49,8 +49,7 @@ pub enum Outcome {
 
 impl StoreCall {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Stat, Self::Read, Self::Write, Self::List, Self::Remove, Self::Probe, Self::Ping];
+    pub const ALL: [Self; 7] = [Self::Stat, Self::Read, Self::Write, Self::List, Self::Remove, Self::Probe, Self::Ping];
 
     /// Its name.
     pub const fn as_str(self) -> &'static str {
@@ -205,8 +204,7 @@ mod tests {
         let all = counts.calls();
         let stat = &all[StoreCall::Stat as usize];
         let seen: Vec<_> = stat.outcomes.iter().filter(|(_, count)| *count > 0).collect();
-        let expected =
-            [(Outcome::Ok, 1), (Outcome::Conflict, 1), (Outcome::Failed, 1), (Outcome::Dropped, 1)];
+        let expected = [(Outcome::Ok, 1), (Outcome::Conflict, 1), (Outcome::Failed, 1), (Outcome::Dropped, 1)];
         assert_eq!(seen, expected.iter().collect::<Vec<_>>());
         assert_eq!(stat.took.count(), 3, "how long a dropped one would have taken is not known");
         assert!(all.iter().enumerate().all(|(index, calls)| calls.call as usize == index));

@@ -8,9 +8,11 @@ mod mounts;
 mod quantity;
 mod refusal;
 mod sources;
+mod metrics;
 mod validated;
 
 pub use listen::ListenAddr;
+pub use metrics::MetricsConfig;
 pub(crate) use quantity::show_size;
 pub use refusal::Refusal;
 pub use validated::{Bounds, Config, Durability, Env};

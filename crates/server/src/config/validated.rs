@@ -13,6 +13,7 @@ use mmap_core::vfs::MountSpec;
 
 use super::listen::ListenAddr;
 use super::machine;
+use super::metrics::MetricsConfig;
 use super::quantity::{parse_size, parse_time};
 use super::refusal::Refusal;
 use super::sources::Settings;
@@ -78,6 +79,8 @@ pub struct Config {
     pub node: String,
     /// Time for the end: draining and syncing.
     pub shutdown_timeout: Duration,
+    /// Where metrics are told.
+    pub metrics: MetricsConfig,
     /// What to log, if it was set.
     pub log: Option<String>,
 }
@@ -92,6 +95,7 @@ impl Config {
         settings.one("auth", check_auth)?;
         let limits = limits(&settings)?;
         let listen = settings.many("listen", ListenAddr::parse)?;
+        let insecure = settings.one("insecure", parse_switch)?.unwrap_or(false);
         let config = Self {
             listen: if listen.is_empty() { default_listen() } else { listen },
             mounts: settings.many("mount", |text| MountSpec::parse(text).map_err(|error| error.to_string()))?,
@@ -103,9 +107,9 @@ impl Config {
             workers: settings.one("workers", parse_workers)?.unwrap_or_else(default_workers),
             node: settings.one("node", parse_node)?.unwrap_or_else(default_node),
             shutdown_timeout: settings.one("shutdown-timeout", parse_time)?.unwrap_or(SHUTDOWN_TIMEOUT),
+            metrics: MetricsConfig::of(&settings, insecure)?,
             log: settings.one("log", |text| Ok(text.to_owned()))?,
         };
-        let insecure = settings.one("insecure", parse_switch)?.unwrap_or(false);
         match config.listen.iter().find(|addr| !addr.is_local()) {
             Some(addr) if !insecure => Err(settings.refuse("listen", &exposed(addr))),
             _ => Ok(config),
