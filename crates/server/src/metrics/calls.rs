@@ -336,7 +336,8 @@ mod tests {
         let mut listed: Vec<String> =
             METHODS.iter().map(|(service, name)| format!("/mmap.v1.{service}/{name}")).collect();
         assert!(known.iter().all(|path| Rpc::of(path) != Rpc::OTHER), "{known:?}");
-        (known.sort(), listed.sort());
+        known.sort();
+        listed.sort();
         assert_eq!(known, listed);
         for path in ["", "/", "/mmap.v1.MmapService/Nothing", "/grpc.health.v1.Health/Check", "/mmap.v1./MmapRead"] {
             assert_eq!(Rpc::of(path).name(), OTHER, "{path}");
@@ -386,7 +387,10 @@ mod tests {
     #[test]
     fn a_tally_is_added_once() {
         let (calls, mut tally) = (Calls::new(), Tally::default());
-        (tally.read(10), tally.read(5), tally.wrote(7), tally.done(Operation::Stats));
+        tally.read(10);
+        tally.read(5);
+        tally.wrote(7);
+        tally.done(Operation::Stats);
         for _ in 0..2 {
             calls.add(&mut tally);
             assert_eq!(calls.totals(), [15, 7, 0]);
