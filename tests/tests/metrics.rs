@@ -243,7 +243,7 @@ async fn work(server: &Mmapd, moto: &Moto, lasting: Duration, stop_the_store: bo
     moto.store().put(&cold, vec![1; 4 << 20].into()).await.unwrap();
     let (started, mut round, mut is_stopped) = (Instant::now(), 0u64, false);
     while started.elapsed() < lasting {
-        let offset = round * 4096 % (1 << 20);
+        let offset = round * 4096 % (512 << 10);
         unary(&caller, [local, s3, private], offset).await;
         streams(&caller, local, offset).await;
         let is_time = started.elapsed() > lasting / 2 && started.elapsed() < lasting / 2 + Duration::from_secs(15);

@@ -68,7 +68,7 @@ metrics! {
     OPERATIONS: Counter "mmapd_pipeline_operations_total" "operations" ["operation", "code"],
         "Operations of MmapPipeline streams that were answered, by kind and gRPC code";
     OPERATION_WAIT: Histogram "mmapd_pipeline_wait_seconds" "seconds" ["operation"],
-        "How long pipelined operations took that had to wait for a store, for memory or for a commit; those answered at once are not timed, because a clock would cost more than a twentieth of them";
+        "How long pipelined operations took that had to wait for a store, for memory or for a commit; those answered at once are not timed, because two looks at the clock would cost a fiftieth of them";
     STREAMS: Gauge "mmapd_streams" "streams" ["method"],
         "Streams of data that are open";
     READ_BYTES: Counter "mmapd_read_bytes_total" "bytes" [],
