@@ -32,6 +32,10 @@ pub mod mmapctl;
 
 pub mod wire;
 
+pub mod scrape;
+
+pub mod prometheus;
+
 pub mod pipe;
 
 pub mod raw;
