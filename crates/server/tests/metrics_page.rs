@@ -1,6 +1,5 @@
 //! docs/METRICS.md tells the truth: its rows are the metrics of the code, in order and in both directions; and
 //! dashboards and alerts ask for nothing that there is not.
-#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use std::collections::BTreeSet;
 
