@@ -22,6 +22,8 @@ pub mod moto;
 
 pub mod rclone;
 
+pub mod docker;
+
 pub mod binaries;
 
 pub mod mmapd;
