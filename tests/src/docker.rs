@@ -80,9 +80,15 @@ impl Docker {
 
     /// Makes `command`, and what it starts, talk to this daemon.
     pub fn aim<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        // A person's settings and logins have no place in a test.
+        for (name, _) in std::env::vars_os() {
+            let ours = |prefix: &str| name.to_str().is_some_and(|name| name.starts_with(prefix));
+            if ["COMPOSE_", "DOCKER_", "MMAPD_"].iter().any(|prefix| ours(prefix)) {
+                command.env_remove(name);
+            }
+        }
         command
             .env("DOCKER_HOST", socket(self.folder.path()))
-            // A person's settings and logins have no place in a test.
             .env("DOCKER_CONFIG", self.folder.path().join("client"))
             .env("DOCKER", &self.docker)
             .env("COMPOSE", &self.compose)

@@ -139,6 +139,9 @@ fn beyond_the_container_it_listens_only_when_told_that_this_is_wanted(world: &Wo
     let told = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{told}");
     assert!(told.contains("--insecure"), "{told}");
+    let checked = ["run", "--rm", "--network", "none", "--env", "MMAPD_INSECURE=true", IMAGE, "config", "check"];
+    let checked = world.docker.run(checked);
+    assert!(checked.contains("/var/lib/mmapd") && checked.contains("0.0.0.0:50051"), "{checked}");
 }
 
 /// The folder of the interpreter that the environment's Python is a link to.
@@ -156,7 +159,7 @@ fn with_a_store(world: &World) {
     let compose = world.docker.compose_program().display();
     let mut up = world.script("up", &["s3", "--profile", "dev"]);
     up.env("COMPOSE", format!("{compose} --file docker-compose.yml --file tests/compose/moto.yml"));
-    up.env("S3_IMAGE", "stand-in").env("MMAPD_OTLP_ENDPOINT", "");
+    up.env("S3_IMAGE", "stand-in");
     up.env("STAND_IN_VENV", world.venv.folder()).env("STAND_IN_PYTHON", python_prefix(&world.venv));
     up.env("STAND_IN_LIB64", Path::new("/lib64").canonicalize().unwrap());
     succeed(&mut up);
