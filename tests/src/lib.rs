@@ -24,6 +24,8 @@ pub mod moto;
 
 pub mod rclone;
 
+pub mod docker;
+
 pub mod binaries;
 
 pub mod mmapd;
