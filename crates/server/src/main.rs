@@ -24,9 +24,6 @@ fn main() -> ExitCode {
         Err(Refusal::CommandLine(answer)) => answer.exit(),
         Err(Refusal::Wrong(sentence)) => return refuse(&sentence, WRONG),
     };
-    if let Err(sentence) = telemetry::init(config.log.as_deref()) {
-        return refuse(&sentence, WRONG);
-    }
     match serve(config) {
         Ok(code) => code,
         Err(error) => {
@@ -41,7 +38,12 @@ fn main() -> ExitCode {
 
 fn serve(config: Config) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(config.workers).enable_all().build()?;
-    let report = runtime.block_on(async { anyhow::Ok(run(config, signals::stops()?).await?) });
+    let report = runtime.block_on(async {
+        let telemetry = telemetry::init(&config).map_err(ServerError::Config)?;
+        let report = run(config, signals::stops()?).await;
+        telemetry.finish().await;
+        anyhow::Ok(report?)
+    });
     // A blocking call into a store that hangs must not hold up the end: what it was to store is told already.
     runtime.shutdown_timeout(Duration::from_secs(1));
     Ok(if report?.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })

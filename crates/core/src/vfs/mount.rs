@@ -16,6 +16,7 @@ use super::bounded::BoundedStore;
 use super::fault::StoreFault;
 use super::spec::{MountSpec, check_prefix};
 use super::store::{FileStore, Writability};
+use super::traced::TracedStore;
 use crate::error::{Errno, Error, Result};
 use crate::limits::Limits;
 
@@ -84,7 +85,8 @@ impl Mount {
     }
 
     fn bind(prefix: String, url: String, store: Arc<dyn FileStore>, access: Access, limits: &Limits) -> Self {
-        let store = Arc::new(BoundedStore::new(store, limits.store_timeout).of_mount(&prefix));
+        let store = BoundedStore::new(store, limits.store_timeout).of_mount(&prefix);
+        let store = Arc::new(TracedStore::new(Arc::new(store), &prefix));
         Self {
             prefix,
             url,

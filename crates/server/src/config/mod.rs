@@ -8,12 +8,15 @@ mod mounts;
 mod quantity;
 mod refusal;
 mod sources;
+mod telemetry;
 mod validated;
 
 pub use listen::ListenAddr;
 pub(crate) use quantity::show_size;
 pub use refusal::Refusal;
-pub use validated::{Bounds, Config, Durability, Env};
+pub use sources::Env;
+pub use telemetry::{LogFormat, Telemetry};
+pub use validated::{Bounds, Config, Durability};
 
 #[cfg(test)]
 mod tests;

@@ -15,7 +15,8 @@ use super::listen::ListenAddr;
 use super::machine;
 use super::quantity::{parse_size, parse_time};
 use super::refusal::Refusal;
-use super::sources::Settings;
+use super::sources::{Env, Settings};
+use super::telemetry::Telemetry;
 
 /// The largest message that can be asked for: gRPC counts a message's bytes in 32 bits.
 const MESSAGE_MAX: u64 = 1 << 30;
@@ -27,9 +28,6 @@ const SPILL_MIN: u64 = 1 << 20;
 const MEMORY_DEFAULT_MIN: u64 = 64 << 20;
 /// Below the 30 s that container runtimes give between SIGTERM and SIGKILL.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);
-
-/// The process's environment, or a test's.
-pub type Env<'a> = dyn Fn(&str) -> Option<OsString> + 'a;
 
 /// How many of what may be there at a time.
 #[derive(Clone, Debug)]
@@ -80,6 +78,8 @@ pub struct Config {
     pub shutdown_timeout: Duration,
     /// What to log, if it was set.
     pub log: Option<String>,
+    /// How the log is written, and which calls are traced to where.
+    pub telemetry: Telemetry,
 }
 
 impl Config {
@@ -104,6 +104,7 @@ impl Config {
             node: settings.one("node", parse_node)?.unwrap_or_else(default_node),
             shutdown_timeout: settings.one("shutdown-timeout", parse_time)?.unwrap_or(SHUTDOWN_TIMEOUT),
             log: settings.one("log", |text| Ok(text.to_owned()))?,
+            telemetry: Telemetry::read(&settings, env)?,
         };
         let insecure = settings.one("insecure", parse_switch)?.unwrap_or(false);
         match config.listen.iter().find(|addr| !addr.is_local()) {

@@ -15,6 +15,8 @@ mod request;
 
 mod op;
 
+mod tally;
+
 mod unjournaled;
 
 mod operator;

@@ -20,6 +20,7 @@ use tonic_types::pb;
 use super::op::{Done, Op};
 use super::order::{Order, Place};
 use super::request::Request;
+use super::tally::{Tally, ended};
 use super::unjournaled::Unjournaled;
 use crate::service::work::Work;
 use crate::wire::{Charge, Segments, put_message, put_tagged_read};
@@ -38,6 +39,7 @@ pub(super) struct Operator {
     /// May begin now: those that they waited for have ended.
     freed: VecDeque<(Place, Task)>,
     running: JoinSet<Finished>,
+    tally: Tally,
     unjournaled: Unjournaled,
     /// Waits until the client has taken enough answers.
     parked: Option<Parked>,
@@ -76,6 +78,7 @@ impl Operator {
     /// Does what is asked for with `work`.
     pub(super) fn new(work: Work) -> Self {
         Self {
+            tally: Tally::of(work.call.span()),
             work,
             order: Order::default(),
             freed: VecDeque::new(),
@@ -127,6 +130,7 @@ impl Operator {
     /// Does the operation of a request, or lines it up.
     pub(super) fn take(&mut self, request: Request) {
         let tag = request.tag;
+        self.tally.asked();
         let op = match Op::of(request.op, self.work.max_message) {
             Ok(op) => op,
             Err(error) => return self.fail(tag, &self.work.call.fail(&error)),
@@ -209,9 +213,12 @@ impl Operator {
     }
 
     fn spawn(&mut self, Task { tag, op, charge }: Task, place: Option<Place>) {
-        let cost = op.cost();
-        let operation = self.work.later(|core, caller| op.run(core, caller));
-        self.running.spawn(operation.map(move |done| Finished { tag, place, cost, charge, done }));
+        let (cost, span) = (op.cost(), self.tally.waits(&op));
+        let operation = self.work.later_in(span.clone(), |core, caller| op.run(core, caller));
+        self.running.spawn(operation.map(move |done| {
+            ended(&span, &done);
+            Finished { tag, place, cost, charge, done }
+        }));
     }
 
     /// Answers an operation that is through, and frees those that waited for it.
