@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use mmap_client::{AttachOptions, Capability, Client, Process};
+use mmap_client::{AttachOptions, Capability, Client, Process, TraceContext};
 
 use crate::{output::Format, report::Reporter};
 
@@ -29,7 +29,11 @@ impl Context {
         timeout: Option<Duration>,
         capabilities: &[Capability],
     ) -> Result<Self> {
-        let client = Client::builder()
+        let mut builder = Client::builder();
+        if let Some(trace) = trace() {
+            builder = builder.trace(move || Some(trace.clone()));
+        }
+        let client = builder
             .connect_timeout(timeout.unwrap_or(CONNECT).min(CONNECT))
             .deadline(timeout.unwrap_or(REQUEST))
             .capabilities(capabilities.iter().copied())
@@ -59,4 +63,14 @@ impl Context {
         exited?;
         Ok(done)
     }
+}
+
+/// The trace that whoever started this program is in, by the convention for command lines. What cannot be read is no
+/// reason to do nothing.
+fn trace() -> Option<TraceContext> {
+    let trace: TraceContext = std::env::var("TRACEPARENT").ok()?.parse().ok()?;
+    Some(match std::env::var("TRACESTATE") {
+        Ok(state) => trace.with_state(&state),
+        Err(_) => trace,
+    })
 }

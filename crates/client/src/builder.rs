@@ -17,6 +17,7 @@ use crate::{
     error::Result,
     mapping::MESSAGE_MAX,
     retry::RetryPolicy,
+    trace::{Hook, TraceContext},
     transport::{self, Service},
     types::Capability,
 };
@@ -38,6 +39,7 @@ pub struct ClientBuilder {
     retry: RetryPolicy,
     max_message: usize,
     connections: usize,
+    trace: Option<Hook>,
     wraps: Vec<Wrap>,
 }
 
@@ -50,6 +52,7 @@ impl Default for ClientBuilder {
             retry: RetryPolicy::default(),
             max_message: MESSAGE_MAX,
             connections: 2,
+            trace: None,
             wraps: Vec::new(),
         }
     }
@@ -115,6 +118,14 @@ impl ClientBuilder {
         self
     }
 
+    /// Asks `hook` before each call where the calling task is in its trace, and tells the server, which goes on from
+    /// there. See [the crate's page](crate#traces). An operation of a trace that is recorded is a call of its own: the
+    /// stream that small reads and writes share is nobody's.
+    pub fn trace(mut self, hook: impl Fn() -> Option<TraceContext> + Send + Sync + 'static) -> Self {
+        self.trace = Some(Hook::new(hook));
+        self
+    }
+
     /// Lets `interceptor` see and change every call's headers: an `authorization`, a `traceparent`. The last one
     /// given is the first to run. The small reads and writes of a process share a stream, and with it its headers.
     pub fn interceptor<I>(mut self, interceptor: I) -> Self
@@ -177,6 +188,7 @@ impl ClientBuilder {
             deadline: self.deadline,
             capabilities,
             retry: self.retry,
+            trace: self.trace,
             max_answer: self.max_message.saturating_add(ANSWER_SLACK),
         };
         let wrapped = |service| self.wraps.iter().fold(service, |service, wrap| wrap(service));
