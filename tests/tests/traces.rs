@@ -15,7 +15,7 @@ use mmap_tests::moto::Moto;
 use mmap_tests::pipe;
 use mmap_tests::require::available;
 use mmap_tests::wire::Caller;
-use opentelemetry::trace::{FutureExt as _, Span as _, TraceContextExt as _, Tracer as _, TracerProvider as _};
+use opentelemetry::trace::{FutureExt as _, TraceContextExt as _, Tracer as _, TracerProvider as _};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
 use opentelemetry_sdk::Resource;
@@ -67,7 +67,7 @@ async fn client_at_work(server: &Mmapd, collector: &Collector, path: &str) {
     let tracer = provider.tracer("test");
     let client = Client::builder().trace(current).connect(server.addr()).await.unwrap();
     let process = client.attach(AttachOptions { pid: None, name: "traced".into() }).await.unwrap();
-    let mapping = process.map(path).length(4096).prot(Prot::READ_WRITE).mmap().await.unwrap();
+    let mapping = process.map(path).length(4096).prot(Prot::READ_WRITE).await.unwrap();
     let spanned = |name: &'static str| Context::new().with_span(tracer.start_with_context(name, &Context::new()));
     let (read, write, sync) = (spanned("client read"), spanned("client write"), spanned("client sync"));
     mapping.read(0, 100).with_context(read.clone()).await.unwrap();
@@ -141,7 +141,7 @@ async fn a_trace_that_starts_in_a_client_is_seen_whole_over_s3() {
     assert_whole(&collector, "/s3", "file");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_caller_that_is_not_recorded_leaves_nothing_and_a_recorded_one_all() {
     let collector = Collector::start(Taking::Spans);
     let server = traced(&collector, "1").start();
@@ -166,7 +166,7 @@ async fn a_caller_that_is_not_recorded_leaves_nothing_and_a_recorded_one_all() {
     assert!(spans.iter().all(|span| span.trace == TRACE), "{spans:#?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn of_the_others_a_ratio_of_0_takes_none_and_of_1_every_one() {
     for (ratio, expected) in [("0", 0), ("1", 52)] {
         let collector = Collector::start(Taking::Spans);
@@ -186,7 +186,7 @@ async fn of_the_others_a_ratio_of_0_takes_none_and_of_1_every_one() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_streams_span_counts_what_was_done_at_once_and_has_what_waited_below_it() {
     let collector = Collector::start(Taking::Spans);
     let folder = tempfile::tempdir().unwrap();
@@ -220,7 +220,7 @@ async fn a_streams_span_counts_what_was_done_at_once_and_has_what_waited_below_i
     });
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn mmapctl_goes_on_with_the_trace_of_its_environment() {
     let collector = Collector::start(Taking::Spans);
     let server = traced(&collector, "0").start();
@@ -255,7 +255,7 @@ async fn a_thousand_reads(server: &Mmapd) -> Duration {
     start.elapsed()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_collector_that_does_not_do_its_part_holds_nothing_up() {
     let (hanging, refusing) = (Collector::start(Taking::Nothing), Collector::start(Taking::Refusing));
     let dying = Collector::start(Taking::Spans);
@@ -278,5 +278,102 @@ async fn a_collector_that_does_not_do_its_part_holds_nothing_up() {
         assert!(start.elapsed() < Duration::from_secs(8), "the end took {:?}", start.elapsed());
         let told = ended.stderr.lines().filter(|line| line.contains("did not")).count();
         assert!((1..=2).contains(&told), "{}", ended.stderr);
+    }
+}
+
+/// Where nobody listens, so that whatever is asked of it fails soon.
+fn away() -> Setup {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = format!("s3://bucket/x?endpoint=http://127.0.0.1:{port}&region=us-east-1&allow_http");
+    Setup::new().mount("/away", &url).envs(Moto::ENV).args(["--store-timeout", "1s"])
+}
+
+/// A call that fails because its store does, and the lines about it.
+async fn lines_of_a_failure(setup: Setup, sampled: bool) -> Vec<String> {
+    let server = setup.start();
+    let caller = Caller::connect(server.addr(), 5).await;
+    let request = caller.request(v1::StatFileRequest { path: "/away/file".into() });
+    let failed = caller.file_service().stat_file(with_parent(request, sampled)).await.unwrap_err();
+    assert_eq!(failed.code(), tonic::Code::Unavailable);
+    let ended = server.sigterm();
+    let about = |line: &&str| line.contains("StatFile");
+    let lines: Vec<String> = ended.stderr.lines().filter(about).map(str::to_owned).collect();
+    assert!(!lines.is_empty(), "{}", ended.stderr);
+    lines
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_line_about_a_call_has_the_ids_of_its_trace() {
+    let collector = Collector::start(Taking::Spans);
+    let recorded = ["--otlp-endpoint", &collector.endpoint(), "--log-format", "json"];
+    for line in lines_of_a_failure(away().args(recorded), true).await {
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!((&line["level"], &line["trace_id"]), (&"WARN".into(), &TRACE.into()), "{line}");
+        assert!(line["message"].as_str().is_some_and(|message| message.contains("/away")), "{line}");
+        assert_eq!(line["fields"]["method"], "/mmap.v1.FileService/StatFile");
+        collector.wait_for("the call", |spans| {
+            let call = named(spans, "mmap.v1.FileService/StatFile")?;
+            assert_eq!((line["span_id"].as_str(), call.is_error), (Some(call.id.as_str()), true));
+            assert_eq!(call.attribute("mmap.reason"), "EIO");
+            Some(())
+        });
+    }
+    for line in lines_of_a_failure(away().args(["--log-format", "json"]), false).await {
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!((&line["trace_id"], &line["span_id"]), (&TRACE.into(), &PARENT.into()), "the caller's: {line}");
+    }
+    for line in lines_of_a_failure(away(), true).await {
+        assert!(line.contains(TRACE) && line.contains("WARN") && !line.starts_with('{'), "{line}");
+    }
+}
+
+const PAYLOAD: &str = "payload-that-nobody-may-log";
+const TOKEN: &str = "token-that-nobody-may-log";
+
+/// Writes, reads and syncs recognisable bytes in all the ways there are, with a recognisable token.
+async fn secrets_at_work(server: &Mmapd, path: &str) {
+    let caller = Caller::connect(server.addr(), 5).await;
+    let secret = |mut request: Request<()>| {
+        request.metadata_mut().insert("authorization", format!("Bearer {TOKEN}").parse().unwrap());
+        request.metadata_mut().insert("traceparent", traceparent(true).parse().unwrap());
+        Ok(request)
+    };
+    let client = Client::builder().interceptor(secret).connect(server.addr()).await.unwrap();
+    let process = client.attach(AttachOptions { pid: None, name: "secret".into() }).await.unwrap();
+    let mapping = process.map(path).length(200_000).prot(Prot::READ_WRITE).create().await.unwrap();
+    let whole = PAYLOAD.repeat(200_000 / PAYLOAD.len());
+    mapping.write(0, PAYLOAD).await.unwrap();
+    assert_eq!(mapping.read(0, PAYLOAD.len()).await.unwrap(), PAYLOAD);
+    mapping.write(0, whole.clone()).await.unwrap();
+    mapping.msync().await.unwrap();
+    assert_eq!(mapping.read_all(0, whole.len()).await.unwrap(), whole.as_bytes());
+    // A failure, and a request that cannot be read, by calls of their own.
+    mapping.read(1 << 40, 10).await.unwrap_err();
+    let id = caller.map_shared("/mem/other", 4096).await;
+    caller.write(id, 4090, PAYLOAD).await.unwrap_err();
+    caller.write(id, 0, PAYLOAD).await.unwrap();
+    process.exit().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn neither_bytes_nor_tokens_are_logged_or_traced_at_any_level() {
+    let Some(moto) = available(Moto::shared()) else { return };
+    for format in ["human", "json"] {
+        let collector = Collector::start(Taking::Spans);
+        let setup = traced(&collector, "1").args(["--log", "trace", "--log-format", format]);
+        let url = moto.mount_url(&format!("secret-{format}"));
+        let key = "secret-key-that-nobody-may-log";
+        let server = setup.mount("/s3", &url).mount("/mem", "memory:");
+        let server = server.envs([("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", key)]).start();
+        secrets_at_work(&server, "/s3/file").await;
+        let ended = server.sigterm();
+        assert!(ended.status.success());
+        let told = format!("{} {:?}", ended.stderr, collector.spans());
+        assert!(told.contains("TRACE") && told.contains("MmapWrite"), "everything is logged and traced");
+        let decimal = format!("{:?}", PAYLOAD.as_bytes());
+        for secret in [&PAYLOAD[..12], &TOKEN[..12], &key[..12], decimal.trim_matches(['[', ']']), "Signature="] {
+            let line = told.lines().find(|line| line.contains(secret));
+            assert_eq!(line, None, "{secret} is told");
+        }
     }
 }

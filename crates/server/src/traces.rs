@@ -256,7 +256,8 @@ mod tests {
     #[test]
     fn a_caller_decides_by_the_lowest_flag() {
         assert_eq!(sampled(SAMPLED), Some(true));
-        for (flags, decided) in [("00", false), ("01", true), ("02", false), ("03", true), ("ff", true), ("fe", false)] {
+        for (flags, decided) in [("00", false), ("01", true), ("02", false), ("03", true), ("ff", true), ("fe", false)]
+        {
             assert_eq!(sampled(&SAMPLED.replace("-01", &format!("-{flags}"))), Some(decided), "{flags}");
         }
     }
@@ -272,9 +273,7 @@ mod tests {
 
     #[test]
     fn a_part_of_the_calls_is_taken() {
-        for (ratio, least, most) in
-            [(0.0, 0, 0), (0.01, 800, 1200), (0.5, 49_000, 51_000), (1.0, 100_000, 100_000)]
-        {
+        for (ratio, least, most) in [(0.0, 0, 0), (0.01, 800, 1200), (0.5, 49_000, 51_000), (1.0, 100_000, 100_000)] {
             let sample = Sample::new(ratio);
             let taken = (0..100_000).filter(|_| sample.takes()).count();
             assert!((least..=most).contains(&taken), "{taken} of 100000 at {ratio}");

@@ -120,7 +120,8 @@ mod tests {
         ] {
             assert_eq!(parse_endpoint(text), Ok(endpoint.map(str::to_owned)), "{text}");
         }
-        for text in ["", "http://", "ftp://a:1", "http://a:1/v1/traces", "http://user:secret@a:1", "a b:1", "http://:1"] {
+        for text in ["", "http://", "ftp://a:1", "http://a:1/v1/traces", "http://user:secret@a:1", "a b:1", "http://:1"]
+        {
             assert!(parse_endpoint(text).is_err_and(|sentence| sentence.contains("http://host:port")), "{text}");
         }
         assert!(parse_endpoint("https://a:4317").is_err_and(|sentence| sentence.contains("TLS")));

@@ -125,12 +125,7 @@ impl SpanProcessor for Queue {
 }
 
 /// Sends spans as they come, until it is to stop and none is left.
-async fn send(
-    exporter: SpanExporter,
-    mut spans: mpsc::Receiver<SpanData>,
-    stop: CancellationToken,
-    mut told: Told,
-) {
+async fn send(exporter: SpanExporter, mut spans: mpsc::Receiver<SpanData>, stop: CancellationToken, mut told: Told) {
     loop {
         let mut batch = Vec::new();
         gather(&mut spans, &stop, &mut batch).await;
@@ -181,7 +176,10 @@ impl Told {
         }
         let (endpoint, new) = (&self.endpoint, lost - self.told);
         let why = why.unwrap_or("it takes fewer than come");
-        tracing::warn!(lost, "traces: {new} spans did not reach the collector {endpoint}: {why}; calls are not held up");
+        tracing::warn!(
+            lost,
+            "traces: {new} spans did not reach the collector {endpoint}: {why}; calls are not held up"
+        );
         (self.told, self.last) = (lost, Some(Instant::now()));
     }
 }

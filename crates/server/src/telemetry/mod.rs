@@ -109,7 +109,6 @@ fn followed() -> DynFilterFn<Registry, Enabled, Callsite> {
     }
     let enabled: Enabled =
         |metadata, cx| is_ours(metadata) && (metadata.name() == CALL || cx.lookup_current().is_some());
-    let callsite: Callsite =
-        |metadata| if is_ours(metadata) { Interest::sometimes() } else { Interest::never() };
+    let callsite: Callsite = |metadata| if is_ours(metadata) { Interest::sometimes() } else { Interest::never() };
     DynFilterFn::new(enabled).with_callsite_filter(callsite).with_max_level_hint(LevelFilter::INFO)
 }

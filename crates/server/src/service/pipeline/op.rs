@@ -119,9 +119,7 @@ impl Op {
             Self::Map(request) => About::path(&request.path),
             Self::Read(read) => About::part(read.id.0, read.offset, read.length),
             Self::Write(write) => About::part(write.mmap_id, write.offset, write.data.remaining() as u64),
-            Self::Sync(id, request) => {
-                About { offset: request.offset, bytes: request.length, ..About::mapping(id.0) }
-            }
+            Self::Sync(id, request) => About { offset: request.offset, bytes: request.length, ..About::mapping(id.0) },
             Self::Unmap(id, _) | Self::Stats(id) => About::mapping(id.0),
         }
     }
