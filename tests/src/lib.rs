@@ -24,6 +24,8 @@ pub mod moto;
 
 pub mod rclone;
 
+pub mod docker;
+
 pub mod binaries;
 
 pub mod mmapd;
@@ -31,6 +33,10 @@ pub mod mmapd;
 pub mod mmapctl;
 
 pub mod wire;
+
+pub mod scrape;
+
+pub mod prometheus;
 
 pub mod pipe;
 

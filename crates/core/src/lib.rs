@@ -14,6 +14,7 @@ pub mod capability;
 pub mod path;
 pub mod flags;
 pub mod caller;
+pub mod meter;
 pub mod vfs;
 pub mod budget;
 pub mod journal;

@@ -19,6 +19,7 @@ use crate::error::{Errno, Error, Result};
 use crate::journal::record::room_for;
 use crate::journal::{Journal, Lsn, Room};
 use crate::limits::Limits;
+use crate::meter::Histogram;
 use crate::path::FilePath;
 use crate::private::PrivateMemory;
 use crate::spill::SpillFile;
@@ -43,6 +44,8 @@ pub struct Shared {
     pub read_ahead: ReadAheadCounts,
     /// Memory of what write-backs hold beside the unsynced blocks.
     pub write_back: Budget,
+    /// What became of write-backs.
+    pub write_backs: WriteBackCounts,
     /// What could not be written back.
     pub backlog: Backlog,
     /// Where unsynced pages go that cannot be stored and must not be dropped.
@@ -85,6 +88,19 @@ pub struct ReadAheadCounts {
     pub wasted: AtomicU64,
 }
 
+/// What became of write-backs that had something to store.
+#[derive(Debug, Default)]
+pub struct WriteBackCounts {
+    /// How long those took that stored it.
+    pub stored: Histogram,
+    /// Bytes that these stored, in whole pages.
+    pub stored_bytes: AtomicU64,
+    /// The file had changed in its store.
+    pub conflicts: AtomicU64,
+    /// They failed for another reason.
+    pub failed: AtomicU64,
+}
+
 /// Counts a writer that waits for memory, as long as it lives.
 struct WaitingGuard<'a>(&'a AtomicUsize);
 
@@ -105,6 +121,7 @@ impl Shared {
             ahead: Budget::new(limits.ahead_bytes()),
             read_ahead: ReadAheadCounts::default(),
             write_back: Budget::new(limits.write_back_bytes()),
+            write_backs: WriteBackCounts::default(),
             backlog: Backlog::default(),
             aside: Arc::new(aside),
             journal,
@@ -125,6 +142,13 @@ impl Shared {
     /// Whether the journal has the record, as its level says; so it is without a journal.
     pub fn is_journaled(&self, said: Lsn) -> bool {
         self.journal.as_ref().is_none_or(|journal| journal.is_acknowledged(said))
+    }
+
+    /// Sees to it that the journal gets the record, although nobody waits for that.
+    pub fn hurry_journal(&self, said: Lsn) {
+        if let Some(journal) = self.journal.as_ref().filter(|journal| !journal.is_acknowledged(said)) {
+            journal.hurry();
+        }
     }
 
     /// Waits until the journal has the record, as its level says. Cancel safe.
@@ -201,6 +225,11 @@ impl Shared {
     /// Changes with each [`Shared::kick`].
     pub fn kicks(&self) -> watch::Receiver<u64> {
         self.kicks.subscribe()
+    }
+
+    /// How many writers wait for unsynced bytes to be written back.
+    pub fn waiting_writers(&self) -> usize {
+        self.waiting_writers.load(Ordering::Relaxed)
     }
 
     /// Whether writers wait for unsynced bytes to be written back.

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -13,10 +14,12 @@ use http_body_util::Limited;
 use hyper::body::Incoming as HyperBody;
 use tonic::body::Body;
 use tonic::service::Routes;
+use tonic::{Code, Status};
 use tower::ServiceExt as _;
 
 use crate::connection::Peer;
 use crate::layers::{Call, Guard, catch, is_counted};
+use crate::metrics::Rpc;
 use crate::service::{Data, Front, Method, Progress, Streaming};
 use crate::status::to_status;
 use crate::wire::{Incoming, PREFIX_LENGTH, WireBody};
@@ -40,6 +43,11 @@ impl Entry {
         Self(Arc::new(Shared { guard, front, routes: routes.prepare(), encoded_max }))
     }
 
+    /// How many calls run that need a place.
+    pub(crate) fn running_calls(&self) -> u64 {
+        self.0.guard.running_calls()
+    }
+
     /// The entry for one connection's requests.
     pub(crate) fn of(&self, peer: Peer) -> PeerEntry {
         PeerEntry { shared: self.0.clone(), peer }
@@ -59,47 +67,58 @@ impl hyper::service::Service<Request<HyperBody>> for PeerEntry {
     type Future = Answer;
 
     fn call(&self, request: Request<HyperBody>) -> Answer {
-        let path = request.uri().path();
+        let (path, since) = (request.uri().path(), Instant::now());
         match (Method::of(path), Streaming::of(path)) {
-            (Some(method), _) => self.data(method, request),
-            (None, Some(method)) => self.stream(method, request),
+            (Some(method), _) => self.data(method, request, since),
+            (None, Some(method)) => self.stream(method, request, since),
             (None, None) => {
                 let Self { shared, peer } = self.clone();
-                Answer::Later(async move { shared.route(&peer, request).await }.boxed())
+                let running = shared.front.calls.running(Rpc::of(path), since);
+                let later = async move {
+                    let response = shared.route(&peer, request).await;
+                    running.answered(response.headers());
+                    response
+                };
+                Answer::Later(later.boxed())
             }
         }
     }
 }
 
 impl PeerEntry {
-    fn data(&self, method: Method, request: Request<HyperBody>) -> Answer {
+    fn data(&self, method: Method, request: Request<HyperBody>, since: Instant) -> Answer {
         let Self { shared, peer } = self;
         let (head, body) = request.into_parts();
         let incoming = Incoming::new(body, shared.encoded_max);
         let mut data = Data::new(method, head.headers, incoming, peer.account.clone());
-        let path = head.uri.path();
+        let (path, calls, rpc) = (head.uri.path(), &shared.front.calls, method.rpc());
+        let refuse = |status: Status| {
+            calls.ended(rpc, status.code(), since);
+            Answer::Now(Some(shared.guard.refuse(status)))
+        };
         let written = match catch(|| shared.front.data_now(&mut data)) {
-            Ok(Progress::Answered(body)) => return Answer::Now(Some(shared.guard.answer(body))),
+            Ok(Progress::Answered(body)) => {
+                calls.ended(rpc, Code::Ok, since);
+                return Answer::Now(Some(shared.guard.answer(body)));
+            }
             Ok(Progress::Malformed(malformed)) => {
                 let call = Call::failed(path, data.headers());
                 let status = malformed.into_status(shared.guard.max_message(), |error| call.fail(error));
-                return Answer::Now(Some(shared.guard.refuse(status)));
+                return refuse(status);
             }
-            Err(panic) => {
-                let status = Call::failed(path, data.headers()).fail_by_fault(&panic);
-                return Answer::Now(Some(shared.guard.refuse(status)));
-            }
+            Err(panic) => return refuse(Call::failed(path, data.headers()).fail_by_fault(&panic)),
             Ok(Progress::Written(written)) => Some(written),
             Ok(Progress::Waits) => None,
         };
         let call = match Call::begin(path, data.headers()) {
             Ok(call) => call,
-            Err(error) => return Answer::Now(Some(shared.guard.refuse(to_status(&error)))),
+            Err(error) => return refuse(to_status(&error)),
         };
+        let running = calls.running(rpc, since);
         let Self { shared, peer } = self.clone();
         let later = async move {
             let Shared { guard, front, .. } = &*shared;
-            match written {
+            let response = match written {
                 Some(written) => {
                     let answered = async { front.written(written, &call).await.map(|body| guard.answer(body)) };
                     guard.run_admitted(&call, answered).await
@@ -108,23 +127,29 @@ impl PeerEntry {
                     let answered = async { front.data(data, &call).await.map(|body| guard.answer(body)) };
                     guard.run(Some(&peer), &call, answered).await
                 }
-            }
+            };
+            running.answered(response.headers());
+            response
         };
         Answer::Later(later.boxed())
     }
 }
 
 impl PeerEntry {
-    fn stream(&self, method: Streaming, request: Request<HyperBody>) -> Answer {
+    fn stream(&self, method: Streaming, request: Request<HyperBody>, since: Instant) -> Answer {
         let Self { shared, peer } = self;
         let (head, body) = request.into_parts();
         let requests = Incoming::new(body, shared.encoded_max);
         let (account, node) = (peer.account.clone(), shared.guard.node().clone());
         let opened = Call::begin(head.uri.path(), &head.headers)
-            .and_then(|call| shared.front.stream(method, &call, (&head.headers, requests), account, node));
+            .and_then(|call| shared.front.stream(method, (&call, since), (&head.headers, requests), account, node));
         Answer::Now(Some(match opened {
             Ok(body) => shared.guard.answer(body),
-            Err(error) => shared.guard.refuse(to_status(&error)),
+            Err(error) => {
+                let status = to_status(&error);
+                shared.front.calls.ended(method.rpc(), status.code(), since);
+                shared.guard.refuse(status)
+            }
         }))
     }
 }

@@ -20,6 +20,7 @@ mod wire;
 mod tls;
 
 pub mod checkup;
+pub mod metrics;
 
 mod connection;
 mod layers;

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::{BoxStream, SelectAll, select_all, unfold};
+use rustix::net::sockopt::set_socket_send_buffer_size;
 use tokio::net::{TcpListener, UnixListener, UnixSocket};
 use tokio::sync::Semaphore;
 use tokio_util::either::Either;
@@ -24,6 +25,9 @@ use crate::tls::Tls;
 
 /// Connections that wait to be accepted; the kernel's own limit is most often higher.
 const BACKLOG: u32 = 1024;
+/// Bytes that a unix socket takes before its reader has to run. The kernel's default, 208 KiB with its own overhead,
+/// is less than 64 answers of 4 KiB: both sides would wake each other up in the middle of every batch.
+const UNIX_SEND_BUFFER: usize = 1 << 20;
 /// Rest after a failed accept. It fails for lack of file descriptors, most often, and would at once again.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 
@@ -104,7 +108,14 @@ impl Listener {
                 stream.set_nodelay(true)?;
                 Ok(Either::Left(stream))
             }
-            Socket::Unix(listener, _file) => Ok(Either::Right(listener.accept().await?.0)),
+            Socket::Unix(listener, _file) => {
+                let (stream, _) = listener.accept().await?;
+                // A preference: the kernel caps it at net.core.wmem_max, and works with less.
+                if let Err(error) = set_socket_send_buffer_size(&stream, UNIX_SEND_BUFFER) {
+                    tracing::debug!("the send buffer of a unix socket keeps its size: {error}");
+                }
+                Ok(Either::Right(stream))
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 //! waits for a write-back gets one that began after its call (concurrent callers share it).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -130,13 +131,24 @@ impl File {
 
     /// As [`File::commit_rounds`], noted for the write-back task and for people.
     async fn commit_ranges(&self, pages: &PageSet) -> Result<(Cut, Option<Version>)> {
+        let started = Instant::now();
         let result = self.commit_rounds(pages).await;
-        let (backlog, mount) = (&self.shared.backlog, &self.parts.mount);
+        let (backlog, counts, mount) = (&self.shared.backlog, &self.shared.write_backs, &self.parts.mount);
         match &result {
-            Err(error) => backlog.failed(mount, &self.path, self.dirty_bytes(), error),
+            Err(error) => {
+                let count = if error.errno() == Errno::Stale { &counts.conflicts } else { &counts.failed };
+                count.fetch_add(1, Ordering::Relaxed);
+                backlog.failed(mount, &self.path, self.dirty_bytes(), error);
+            }
             // Nothing to store in one place says nothing of another where it failed.
             Ok((cut, _)) if cut.blocks.is_empty() && self.dirty_bytes() > 0 => {}
-            Ok(_) => backlog.settled(mount, &self.path),
+            Ok((cut, _)) => {
+                if !cut.blocks.is_empty() {
+                    counts.stored.observe(started.elapsed());
+                    counts.stored_bytes.fetch_add(cut.bytes_in(&[WHOLE]), Ordering::Relaxed);
+                }
+                backlog.settled(mount, &self.path);
+            }
         }
         result
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::counts::JournalUse;
 use super::disk::Disk;
 use super::frame;
 use super::open::{Found, Opened, read, start};
@@ -203,8 +204,16 @@ impl Journal {
     ///
     /// Without a room it is for small records that must not be refused; a part of each segment is kept free for
     /// them, and when that is used up on a full disk they wait in memory.
+    ///
+    /// A record with a room is written when somebody waits for it, or for a later one, or [`Journal::hurry`] is
+    /// called; others at once, with all before them.
     pub fn append(&self, room: Option<Room>, write: impl FnOnce(&mut Vec<u8>)) -> Lsn {
         self.shared.append(room, write)
+    }
+
+    /// Has everything that was appended written now, if nobody waits for it.
+    pub fn hurry(&self) {
+        self.shared.wake_writer();
     }
 
     /// Whether the record is as durable as the level says.
@@ -220,6 +229,9 @@ impl Journal {
     pub async fn acknowledged(&self, lsn: Lsn) -> Result<()> {
         if lsn.0 == u64::MAX {
             return Err(self.unwritten());
+        }
+        if !self.is_acknowledged(lsn) {
+            self.hurry();
         }
         if self.shared.waiters.wait(lsn.0).await { Ok(()) } else { Err(self.shared.ended().unwrap_or_else(stopped)) }
     }
@@ -256,6 +268,22 @@ impl Journal {
     /// Bytes that the journal's segments take on the disk, the spare included.
     pub fn bytes(&self) -> u64 {
         self.shared.space.borrow().bytes
+    }
+
+    /// How it is, and what it has done.
+    pub fn usage(&self) -> JournalUse {
+        let (written_bytes, batches, syncs) = self.shared.counts.done();
+        let (waiting_bytes, is_stuck) = self.shared.waiting();
+        JournalUse {
+            disk_bytes: self.bytes(),
+            waiting_bytes,
+            waiting_max: self.shared.options.queue_bytes,
+            is_stuck,
+            has_failed: self.shared.ended().is_some(),
+            written_bytes,
+            batches,
+            syncs,
+        }
     }
 
     /// Writes and syncs everything that was appended, and ends the journal: whatever is appended later is not

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
+use super::counts::JournalCounts;
 use super::frame;
 use super::options::{Lsn, Options};
 use super::waiters::Waiters;
@@ -117,6 +118,8 @@ pub(super) struct Shared {
     pub(super) waiters: Waiters,
     pub(super) progress: watch::Sender<Progress>,
     pub(super) space: watch::Sender<Space>,
+    /// What the writer has done.
+    pub(super) counts: JournalCounts,
 }
 
 /// Room in the queue and on the disk for one record; dropping it gives the room back.
@@ -172,11 +175,13 @@ impl Shared {
             waiters: Waiters::new(written.acknowledged),
             progress: watch::Sender::new(progress),
             space: watch::Sender::new(Space { checkpoint_at: u64::MAX, ..Space::default() }),
+            counts: JournalCounts::default(),
         }
     }
 
     /// Takes the room's share of the queue, waiting in line for it. Cancel safe.
     pub(super) async fn line_up(&self, bytes: u32) -> Result<OwnedSemaphorePermit> {
+        self.wake_writer();
         match Arc::clone(&self.permits).acquire_many_owned(bytes).await {
             Ok(permit) => Ok(permit),
             Err(_closed) => Err(self.ended().unwrap_or_else(stopped)),
@@ -220,8 +225,9 @@ impl Shared {
         }
     }
 
-    /// Queues a record.
+    /// Queues a record. One that has a room leaves the writer asleep: see [`Shared::wake_writer`].
     pub(super) fn append(&self, room: Option<Room>, write: impl FnOnce(&mut Vec<u8>)) -> Lsn {
+        let is_waited_for = room.is_some();
         let (permit, bytes) = room.map_or((None, 0), |mut room| (room.permit.take(), std::mem::take(&mut room.bytes)));
         let mut queue = self.queue.lock();
         queue.reserved -= bytes;
@@ -232,8 +238,16 @@ impl Shared {
             (Some(_), None) => {}
         }
         drop(queue);
-        self.work.notify_one();
+        if !is_waited_for {
+            self.wake_writer();
+        }
         lsn
+    }
+
+    /// Lets the writer look at the queue. Whoever waits for a record, or for room, calls it once it has nothing more
+    /// to add: one that woke for each record wrote them one by one, at two changes of context each.
+    pub(super) fn wake_writer(&self) {
+        self.work.notify_one();
     }
 
     /// Queues a mark that begins a segment, if possible.
@@ -291,6 +305,12 @@ impl Shared {
     #[cfg(test)]
     pub(super) fn writer_has_all(&self) -> bool {
         self.queue.lock().tail == 0
+    }
+
+    /// Bytes that wait to be written, and whether there is no room for a segment.
+    pub(super) fn waiting(&self) -> (u64, bool) {
+        let queue = self.queue.lock();
+        (queue.pending, queue.trouble.is_some())
     }
 
     pub(super) fn ended(&self) -> Option<Error> {

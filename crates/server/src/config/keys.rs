@@ -161,6 +161,12 @@ pub(super) const KEYS: &[Key] = &[
     Key::one("max-processes", "N", "Processes, attached or not [default: 16384]"),
     Key::one("store-timeout", "TIME", "When a store that does not answer counts as failed [default: 25s]"),
     Key::one(
+        "metrics-listen",
+        "ADDR",
+        "Tell metrics to Prometheus at http://ADDR/metrics, and health at /healthz: host:port; beyond this machine only \
+         with --insecure [default: nowhere]",
+    ),
+    Key::one(
         "log",
         "FILTER",
         "What to log, as in RUST_LOG, which it wins over: error, info, mmap_server=debug,info [default: info,object_store=warn]",

@@ -13,6 +13,7 @@ use mmap_core::vfs::MountSpec;
 
 use super::listen::ListenAddr;
 use super::machine;
+use super::metrics::MetricsConfig;
 use super::quantity::{parse_size, parse_time, show_size};
 use super::refusal::Refusal;
 use super::sources::Settings;
@@ -81,6 +82,8 @@ pub struct Config {
     pub shutdown_timeout: Duration,
     /// What TCP listeners speak TLS with. `None`: they do not.
     pub tls: Option<TlsFiles>,
+    /// Where metrics are told.
+    pub metrics: MetricsConfig,
     /// What to log, if it was set.
     pub log: Option<String>,
 }
@@ -99,6 +102,7 @@ impl Config {
         settings.one("auth", check_auth)?;
         let limits = limits(settings)?;
         let listen = settings.many("listen", ListenAddr::parse)?;
+        let insecure = settings.one("insecure", parse_switch)?.unwrap_or(false);
         let config = Self {
             listen: if listen.is_empty() { default_listen() } else { listen },
             mounts: settings.many("mount", |text| MountSpec::parse(text).map_err(|error| error.to_string()))?,
@@ -111,9 +115,9 @@ impl Config {
             node: settings.one("node", parse_node)?.unwrap_or_else(default_node),
             shutdown_timeout: settings.one("shutdown-timeout", parse_time)?.unwrap_or(SHUTDOWN_TIMEOUT),
             tls: TlsFiles::read(settings)?,
+            metrics: MetricsConfig::of(settings, insecure)?,
             log: settings.one("log", |text| Ok(text.to_owned()))?,
         };
-        let insecure = settings.one("insecure", parse_switch)?.unwrap_or(false);
         if !insecure {
             check_exposure(settings, &config.listen, config.tls.as_ref())?;
         }

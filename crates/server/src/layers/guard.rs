@@ -62,6 +62,11 @@ impl Guard {
         self.0.max_message
     }
 
+    /// How many calls have a place.
+    pub(crate) fn running_calls(&self) -> u64 {
+        self.0.calls_max.saturating_sub(self.0.calls.available_permits()) as u64
+    }
+
     /// The serving node's name.
     pub(crate) fn node(&self) -> &HeaderValue {
         &self.0.node

@@ -21,6 +21,7 @@ use super::front::Front;
 use crate::convert;
 use crate::identity::{PidHeader, caller};
 use crate::layers::{ADMISSION_TIME, Call, timeout as grpc_timeout};
+use crate::metrics::Rpc;
 use crate::wire::{Account, Charge, Incoming, Malformed, Payload, Segments, WireBody, Write, put_message, put_read};
 
 /// Which of the two.
@@ -37,6 +38,14 @@ impl Method {
             "MmapRead" => Some(Self::Read),
             "MmapWrite" => Some(Self::Write),
             _ => None,
+        }
+    }
+
+    /// As it is counted.
+    pub(crate) fn rpc(self) -> Rpc {
+        match self {
+            Self::Read => Rpc::READ,
+            Self::Write => Rpc::WRITE,
         }
     }
 
@@ -118,11 +127,13 @@ impl Front {
                 let read = convert::mmap_read(*request, self.max_message).ok()?;
                 let charge = data.account.try_charge(read.length)?;
                 let bytes = self.manager.try_read(&caller, read.id, read.offset, read.length).ok()??;
+                self.calls.read(read.length);
                 Some(Progress::Answered(read_answer(&bytes, charge)))
             }
             Message::Write(Write { mmap_id, offset, data }) => {
                 convert::check_write(*offset, data.len(), self.max_message).ok()?;
                 let written = self.manager.try_write(&caller, MmapId(*mmap_id), *offset, data.slices()).ok()??;
+                self.calls.written(written.bytes());
                 Some(match written.is_pending() {
                     true => Progress::Written(written),
                     false => Progress::Answered(write_answer(written.bytes())),
@@ -148,11 +159,13 @@ impl Front {
                 let read = convert::mmap_read(request, self.max_message)?;
                 let charge = charge(&data.account, read.length).await?;
                 let bytes = self.manager.read(caller, read.id, read.offset, read.length).await?;
+                self.calls.read(read.length);
                 Ok(read_answer(&bytes, charge))
             }
             Some(Message::Write(Write { mmap_id, offset, data })) => {
                 convert::check_write(offset, data.len(), self.max_message)?;
                 let written = self.manager.begin_write(&caller, MmapId(mmap_id), offset, data.slices()).await?;
+                self.calls.written(written.bytes());
                 Ok(write_answer(written.wait().await?))
             }
             None => Err(Error::new(Errno::Fault, "a call was answered before its message was there")),

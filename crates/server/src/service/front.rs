@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status};
 
 use crate::identity::{PidHeader, caller};
 use crate::layers::Call;
+use crate::metrics::Calls;
 
 /// The core, as a call holds it.
 pub(crate) type Core = Arc<MmapManager>;
@@ -19,6 +20,8 @@ pub(crate) type Core = Arc<MmapManager>;
 pub(crate) struct Front {
     /// The core.
     pub(crate) manager: Core,
+    /// What calls are counted in.
+    pub(crate) calls: Arc<Calls>,
     /// Largest data of one read or write, in bytes.
     pub(crate) max_message: u64,
     /// How long a process lives after its stream broke.

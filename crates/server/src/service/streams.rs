@@ -3,6 +3,8 @@
 //! Each answers its headers at once, and the answer's body does the work. So a stream takes no place among the calls
 //! that run: how many there may be is HTTP/2's bound, and one of which nothing is asked holds next to nothing.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use http_body::Body;
@@ -16,6 +18,7 @@ use super::work::Work;
 use super::write_stream::WriteStream;
 use crate::identity::{PidHeader, caller};
 use crate::layers::Call;
+use crate::metrics::Rpc;
 use crate::wire::{Account, Incoming, WireBody};
 
 /// A method with a stream of messages.
@@ -39,17 +42,27 @@ impl Streaming {
             _ => None,
         }
     }
+
+    /// As it is counted.
+    pub(crate) fn rpc(self) -> Rpc {
+        match self {
+            Self::Read => Rpc::READ_STREAM,
+            Self::Write => Rpc::WRITE_STREAM,
+            Self::Pipeline => Rpc::PIPELINE,
+        }
+    }
 }
 
 impl Front {
-    /// The body that answers `call`, made with these headers on a connection with this account.
+    /// The body that answers `call`, which began at `since`, made with these headers on a connection with this
+    /// account. From here on it is counted.
     ///
     /// # Errors
     /// EINVAL for headers that do not say who calls.
     pub(crate) fn stream<B>(
         &self,
         method: Streaming,
-        call: &Call,
+        (call, since): (&Call, Instant),
         (headers, requests): (&HeaderMap, Incoming<B>),
         account: Account,
         node: HeaderValue,
@@ -62,14 +75,16 @@ impl Front {
             core: self.manager.clone(),
             caller: caller(headers, PidHeader::Needed, call.deadline())?,
             call: call.clone(),
+            calls: self.calls.clone(),
             max_message: self.max_message,
             account,
             ending: Ending::of(call, &self.stopping),
         };
+        let running = self.calls.running(method.rpc(), since);
         Ok(match method {
-            Streaming::Read => WireBody::stream(ReadStream::new(work, requests), node),
-            Streaming::Write => WireBody::stream(WriteStream::new(work, requests), node),
-            Streaming::Pipeline => WireBody::stream(Pipeline::new(work, requests), node),
+            Streaming::Read => WireBody::stream(running.stream(ReadStream::new(work, requests)), node),
+            Streaming::Write => WireBody::stream(running.stream(WriteStream::new(work, requests)), node),
+            Streaming::Pipeline => WireBody::stream(running.stream(Pipeline::new(work, requests)), node),
         })
     }
 }

@@ -1,6 +1,7 @@
 //! [`Work`]: what a stream works with, and how it has done what it has to wait for.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use futures::FutureExt as _;
 use mmap_core::error::Result;
@@ -10,6 +11,7 @@ use tonic::Status;
 use super::ending::Ending;
 use super::front::Core;
 use crate::layers::{Call, panic_text};
+use crate::metrics::Calls;
 use crate::wire::Account;
 
 /// What a stream works with.
@@ -18,6 +20,8 @@ pub(super) struct Work {
     pub(super) core: Core,
     pub(super) caller: Caller,
     pub(super) call: Call,
+    /// What it is counted in.
+    pub(super) calls: Arc<Calls>,
     /// Largest data of one read or write, in bytes.
     pub(super) max_message: u64,
     /// Its connection's answers that are not sent yet.

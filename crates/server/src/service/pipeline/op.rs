@@ -15,6 +15,7 @@ use mmap_proto::v1::mmap_pipeline_response::Result as Answer;
 use super::order::{Footprint, Use};
 use super::request::Asked;
 use crate::convert;
+use crate::metrics::Operation;
 use crate::service::front::Core;
 use crate::wire::Write;
 
@@ -62,6 +63,18 @@ impl Op {
                 Ok(Self::Unmap(id, unsynced))
             }
             Message::MmapStats(request) => Ok(Self::Stats(MmapId(request.mmap_id))),
+        }
+    }
+
+    /// As it is counted.
+    pub(super) fn operation(&self) -> Operation {
+        match self {
+            Self::Map(_) => Operation::Map,
+            Self::Read(_) => Operation::Read,
+            Self::Write(_) => Operation::Write,
+            Self::Sync(..) => Operation::Sync,
+            Self::Unmap(..) => Operation::Unmap,
+            Self::Stats(_) => Operation::Stats,
         }
     }
 
