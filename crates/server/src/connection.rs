@@ -30,6 +30,8 @@ pub(crate) struct Peer {
     pub(crate) calls: Arc<Semaphore>,
     /// Its answers that are not sent yet.
     pub(crate) account: Account,
+    /// Its other end, for the log.
+    pub(crate) name: Arc<str>,
 }
 
 type Cancelled = Pin<Box<WaitForCancellationFutureOwned>>;
@@ -74,6 +76,14 @@ impl Connection {
                 stopping: Box::pin(ends.stopping.child_token().cancelled_owned()),
             }),
             _place: place,
+        }
+    }
+
+    /// What to call its other end in a log.
+    pub(crate) fn peer_name(&self) -> Arc<str> {
+        match &self.stream {
+            Either::Left(tcp) => tcp.peer_addr().map_or_else(|_| "gone".into(), |addr| addr.to_string().into()),
+            Either::Right(_) => "unix".into(),
         }
     }
 

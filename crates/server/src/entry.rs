@@ -8,15 +8,18 @@ use std::task::{Context, Poll};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use http::request::Parts;
 use http::{Request, Response};
 use http_body_util::Limited;
 use hyper::body::Incoming as HyperBody;
+use mmap_core::error::Error;
 use tonic::body::Body;
 use tonic::service::Routes;
 use tower::ServiceExt as _;
 
+use crate::auth::{Door, Identity};
 use crate::connection::Peer;
-use crate::layers::{Call, Guard, catch, is_counted};
+use crate::layers::{Call, Guard, Origin, catch, is_counted};
 use crate::service::{Data, Front, Method, Progress, Streaming};
 use crate::status::to_status;
 use crate::wire::{Incoming, PREFIX_LENGTH, WireBody};
@@ -28,6 +31,7 @@ pub(crate) struct Entry(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     guard: Guard,
+    door: Door,
     front: Front,
     routes: Routes,
     /// Bytes of the largest message, encoded.
@@ -35,9 +39,9 @@ struct Shared {
 }
 
 impl Entry {
-    /// An entry to `routes` and, for the data calls, to `front`; messages have at most `encoded_max` bytes.
-    pub(crate) fn new(guard: Guard, front: Front, routes: Routes, encoded_max: usize) -> Self {
-        Self(Arc::new(Shared { guard, front, routes: routes.prepare(), encoded_max }))
+    /// An entry through `door` to `routes` and, for the data calls, to `front`; messages have at most `encoded_max` bytes.
+    pub(crate) fn new(guard: Guard, door: Door, front: Front, routes: Routes, encoded_max: usize) -> Self {
+        Self(Arc::new(Shared { guard, door, front, routes: routes.prepare(), encoded_max }))
     }
 
     /// The entry for one connection's requests.
@@ -59,40 +63,55 @@ impl hyper::service::Service<Request<HyperBody>> for PeerEntry {
     type Future = Answer;
 
     fn call(&self, request: Request<HyperBody>) -> Answer {
-        let path = request.uri().path();
+        let (mut head, body) = request.into_parts();
+        let origin = match self.origin(&mut head) {
+            Ok(origin) => origin,
+            Err(error) => return Answer::Now(Some(self.shared.guard.refuse(to_status(&error)))),
+        };
+        let path = head.uri.path();
         match (Method::of(path), Streaming::of(path)) {
-            (Some(method), _) => self.data(method, request),
-            (None, Some(method)) => self.stream(method, request),
+            (Some(method), _) => self.data(method, head, body, origin),
+            (None, Some(method)) => self.stream(method, &head, body, origin),
             (None, None) => {
                 let Self { shared, peer } = self.clone();
-                Answer::Later(async move { shared.route(&peer, request).await }.boxed())
+                let request = Request::from_parts(head, body);
+                Answer::Later(async move { shared.route(&peer, request, origin).await }.boxed())
             }
         }
     }
 }
 
 impl PeerEntry {
-    fn data(&self, method: Method, request: Request<HyperBody>) -> Answer {
+    /// Who makes the request. The contract's methods are for those who are let in; health and reflection for all.
+    fn origin(&self, head: &mut Parts) -> Result<Origin, Error> {
+        let (path, peer) = (head.uri.path(), self.peer.name.clone());
+        let identity = match is_counted(path) {
+            true => self.shared.door.identify(&mut head.headers, path, &peer)?,
+            false => Identity::Nobody,
+        };
+        Ok(Origin { identity, peer })
+    }
+
+    fn data(&self, method: Method, head: Parts, body: HyperBody, origin: Origin) -> Answer {
         let Self { shared, peer } = self;
-        let (head, body) = request.into_parts();
         let incoming = Incoming::new(body, shared.encoded_max);
-        let mut data = Data::new(method, head.headers, incoming, peer.account.clone());
+        let mut data = Data::new(method, head.headers, origin.identity.clone(), incoming, peer.account.clone());
         let path = head.uri.path();
         let written = match catch(|| shared.front.data_now(&mut data)) {
             Ok(Progress::Answered(body)) => return Answer::Now(Some(shared.guard.answer(body))),
             Ok(Progress::Malformed(malformed)) => {
-                let call = Call::failed(path, data.headers());
+                let call = Call::failed(path, data.headers(), origin);
                 let status = malformed.into_status(shared.guard.max_message(), |error| call.fail(error));
                 return Answer::Now(Some(shared.guard.refuse(status)));
             }
             Err(panic) => {
-                let status = Call::failed(path, data.headers()).fail_by_fault(&panic);
+                let status = Call::failed(path, data.headers(), origin).fail_by_fault(&panic);
                 return Answer::Now(Some(shared.guard.refuse(status)));
             }
             Ok(Progress::Written(written)) => Some(written),
             Ok(Progress::Waits) => None,
         };
-        let call = match Call::begin(path, data.headers()) {
+        let call = match Call::begin(path, data.headers(), origin) {
             Ok(call) => call,
             Err(error) => return Answer::Now(Some(shared.guard.refuse(to_status(&error)))),
         };
@@ -115,12 +134,11 @@ impl PeerEntry {
 }
 
 impl PeerEntry {
-    fn stream(&self, method: Streaming, request: Request<HyperBody>) -> Answer {
+    fn stream(&self, method: Streaming, head: &Parts, body: HyperBody, origin: Origin) -> Answer {
         let Self { shared, peer } = self;
-        let (head, body) = request.into_parts();
         let requests = Incoming::new(body, shared.encoded_max);
         let (account, node) = (peer.account.clone(), shared.guard.node().clone());
-        let opened = Call::begin(head.uri.path(), &head.headers)
+        let opened = Call::begin(head.uri.path(), &head.headers, origin)
             .and_then(|call| shared.front.stream(method, &call, (&head.headers, requests), account, node));
         Answer::Now(Some(match opened {
             Ok(body) => shared.guard.answer(body),
@@ -131,9 +149,9 @@ impl PeerEntry {
 
 impl Shared {
     /// Answers through tonic.
-    async fn route(&self, peer: &Peer, mut request: Request<HyperBody>) -> Response<WireBody> {
+    async fn route(&self, peer: &Peer, mut request: Request<HyperBody>, origin: Origin) -> Response<WireBody> {
         let path = request.uri().path();
-        let call = match Call::begin(path, request.headers()) {
+        let call = match Call::begin(path, request.headers(), origin) {
             Ok(call) => call,
             Err(error) => return self.guard.refuse(to_status(&error)),
         };

@@ -4,6 +4,8 @@
 //! attached processes' streams end within a third of the time limit, then the core syncs what is unsynced.
 //! Nothing here outlives [`Server::serve`].
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +21,8 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
-use crate::config::Config;
+use crate::auth::{Door, Tokens};
+use crate::config::{Auth, Config};
 use crate::connection::Ends;
 use crate::entry::Entry;
 use crate::health::{Health, MountHealth};
@@ -74,6 +77,7 @@ pub struct Server {
     config: Config,
     listeners: Vec<Listener>,
     manager: Arc<MmapManager>,
+    door: Door,
     health: Health,
     mounts: Vec<MountHealth>,
     recovered: Recovered,
@@ -86,6 +90,7 @@ impl Server {
     /// What is in the way. A mount that does not answer is not: the server serves, and its health says so. One
     /// that answers, and where something else lies than the mount says, is.
     pub async fn bind(config: Config) -> Result<Self, ServerError> {
+        let door = open_door(&config.auth).await?;
         let mut listeners = Vec::new();
         for addr in &config.listen {
             listeners.push(Listener::bind(addr).await.map_err(ServerError::Failed)?);
@@ -97,7 +102,7 @@ impl Server {
             return Err(ServerError::Config(refusal.to_owned()));
         }
         manager.settle(SETTLE_TIME).await;
-        Ok(Self { config, listeners, manager, health, mounts, recovered })
+        Ok(Self { config, listeners, manager, door, health, mounts, recovered })
     }
 
     /// The addresses that clients can dial, as they are asked for.
@@ -126,14 +131,14 @@ impl Server {
     /// # Errors
     /// What kept it from serving.
     pub async fn serve(self, stops: impl Stream<Item = ()> + Send) -> Result<ExitReport, ServerError> {
-        let Self { config, listeners, manager, health, .. } = self;
+        let Self { config, listeners, manager, door, health, .. } = self;
         let ends = Ends { stopping: CancellationToken::new(), closing: CancellationToken::new() };
         let Ends { stopping, closing } = &ends;
         // Whoever drops this future, too, closes the connections.
         let _closed = closing.clone().drop_guard();
         let mut stops = std::pin::pin!(stops.chain(futures::stream::pending()));
 
-        let entry = entry(&config, &manager, &health, stopping)?;
+        let entry = entry(&config, &manager, &door, &health, stopping)?;
         let places = Arc::new(Semaphore::new(config.bounds.connections));
         let connections = incoming(listeners, &places, &ends);
         let transport = Transport::new(entry, &config.bounds, config.limits.memory / UNSENT_SHARE, &ends);
@@ -146,6 +151,7 @@ impl Server {
                 return Err(ServerError::Failed(format!("the server cannot go on: {why}; at the end: {report:?}")));
             }
             never = health.watch() => match never {},
+            never = watch(&door) => match never {},
             _ = stops.next() => {}
         }
 
@@ -198,9 +204,30 @@ async fn give_up(manager: &Arc<MmapManager>) -> ExitReport {
     }
 }
 
+/// What lets callers in. The files of keys are read off the runtime's threads.
+async fn open_door(auth: &Auth) -> Result<Door, ServerError> {
+    let jwt = match auth {
+        Auth::Trust => return Ok(Door::Open),
+        Auth::Jwt(jwt) => jwt.clone(),
+    };
+    match tokio::task::spawn_blocking(move || Tokens::open(&jwt)).await {
+        Ok(Ok(tokens)) => Ok(Door::Tokens(Arc::new(tokens))),
+        Ok(Err(sentence)) => Err(ServerError::Config(sentence)),
+        Err(failure) => Err(ServerError::Failed(format!("the files of keys could not be read: {failure}"))),
+    }
+}
+
+async fn watch(door: &Door) -> Infallible {
+    match door {
+        Door::Open => pending().await,
+        Door::Tokens(tokens) => tokens.watch().await,
+    }
+}
+
 fn entry(
     config: &Config,
     manager: &Arc<MmapManager>,
+    door: &Door,
     health: &Health,
     stopping: &CancellationToken,
 ) -> Result<Entry, ServerError> {
@@ -215,7 +242,7 @@ fn entry(
     };
     let routes = routes(&front, encoded_max, health).map_err(|error| internal(&error))?;
     let guard = Guard::new(node, config.bounds.calls, config.limits.max_message);
-    Ok(Entry::new(guard, front, routes, encoded_max))
+    Ok(Entry::new(guard, door.clone(), front, routes, encoded_max))
 }
 
 /// Bytes of the largest message: its data and what it needs beside it.

@@ -103,9 +103,20 @@ pub(super) const KEYS: &[Key] = &[
     Key::one(
         "auth",
         "MODE",
-        "How callers are told apart; this build has only trust: they are taken at their word [default: trust]",
+        "How callers are told apart: trust (they are taken at their word) or jwt (by signed tokens) [default: trust]",
     ),
-    Key::switch("insecure", "Allow listening beyond this machine although callers are taken at their word"),
+    Key::many(
+        "jwt-keys",
+        "FILE",
+        "Public keys that tokens may be signed with, a JWKS or PEM file; may be repeated, and is read again when it changes",
+    ),
+    Key::many("jwt-audience", "NAME", "Take tokens whose aud names this; needed with --auth jwt, may be repeated"),
+    Key::many("jwt-issuer", "NAME", "Take only tokens whose iss is this; may be repeated [default: any]"),
+    Key::one("jwt-leeway", "TIME", "How far clocks may be apart for a token's exp and nbf, 5m at most [default: 30s]"),
+    Key::switch(
+        "insecure",
+        "Allow listening beyond this machine although callers are taken at their word, or tokens travel in the clear",
+    ),
     Key::one("max-message", "SIZE", "Largest data of one read or write [default: 4MiB]"),
     Key::one("node", "NAME", "Name of this server in the answers' header mmap-node [default: the machine's name]"),
     Key::one(

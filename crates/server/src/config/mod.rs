@@ -8,8 +8,10 @@ mod mounts;
 mod quantity;
 mod refusal;
 mod sources;
+mod auth;
 mod validated;
 
+pub use auth::{Auth, Jwt};
 pub use listen::ListenAddr;
 pub(crate) use quantity::show_size;
 pub use refusal::Refusal;

@@ -1,7 +1,7 @@
 //! [`Config`]: everything that can be set, validated.
 //!
-//! Invariants: the limits fit together; with callers taken at their word the server listens on this machine
-//! only, unless it was told that this is wanted. It opens nothing: that a folder or a port is there is for
+//! Invariants: the limits fit together; where callers are taken at their word, or tokens travel in the clear, the
+//! server listens on this machine only, unless it was told that this is wanted. It opens nothing: that a folder or a port is there is for
 //! those to find out who use it.
 
 use std::ffi::OsString;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use mmap_core::limits::Limits;
 use mmap_core::vfs::MountSpec;
 
+use super::auth::{self, Auth};
 use super::listen::ListenAddr;
 use super::machine;
 use super::quantity::{parse_size, parse_time};
@@ -78,6 +79,8 @@ pub struct Config {
     pub node: String,
     /// Time for the end: draining and syncing.
     pub shutdown_timeout: Duration,
+    /// How callers are told apart.
+    pub auth: Auth,
     /// What to log, if it was set.
     pub log: Option<String>,
 }
@@ -89,7 +92,6 @@ impl Config {
     /// What is wrong, with where it stands; or that help or the version was asked for.
     pub fn read(args: impl IntoIterator<Item = OsString>, env: &Env<'_>) -> Result<Self, Refusal> {
         let settings = Settings::read(args, env)?;
-        settings.one("auth", check_auth)?;
         let limits = limits(&settings)?;
         let listen = settings.many("listen", ListenAddr::parse)?;
         let config = Self {
@@ -103,11 +105,12 @@ impl Config {
             workers: settings.one("workers", parse_workers)?.unwrap_or_else(default_workers),
             node: settings.one("node", parse_node)?.unwrap_or_else(default_node),
             shutdown_timeout: settings.one("shutdown-timeout", parse_time)?.unwrap_or(SHUTDOWN_TIMEOUT),
+            auth: auth::read(&settings)?,
             log: settings.one("log", |text| Ok(text.to_owned()))?,
         };
         let insecure = settings.one("insecure", parse_switch)?.unwrap_or(false);
         match config.listen.iter().find(|addr| !addr.is_local()) {
-            Some(addr) if !insecure => Err(settings.refuse("listen", &exposed(addr))),
+            Some(addr) if !insecure => Err(settings.refuse("listen", &exposed(addr, &config.auth))),
             _ => Ok(config),
         }
     }
@@ -127,9 +130,10 @@ pub(super) fn default_listen() -> Vec<ListenAddr> {
     vec![ListenAddr::Tcp(vec![([127, 0, 0, 1], 50051).into()])]
 }
 
-fn exposed(addr: &ListenAddr) -> String {
+fn exposed(addr: &ListenAddr, auth: &Auth) -> String {
+    let why = auth.exposure();
     format!(
-        "{addr} can be reached from other machines, and with --auth trust whoever reaches it may do everything: \
+        "{addr} can be reached from other machines, and {why}: \
          listen on 127.0.0.1 or unix:/path, or add --insecure if the network is trusted"
     )
 }
@@ -184,14 +188,6 @@ fn parse_durability(text: &str) -> Result<Durability, String> {
         "process" => Ok(Durability::Process),
         "disk" => Ok(Durability::Disk),
         _ => Err(format!("`{text}` is not a level: it is one of memory, process, disk")),
-    }
-}
-
-fn check_auth(text: &str) -> Result<(), String> {
-    match text {
-        "trust" => Ok(()),
-        "jwt" => Err("`jwt` needs tokens, which this build cannot check yet: use trust".to_owned()),
-        _ => Err(format!("`{text}` is not a mode: this build knows trust")),
     }
 }
 

@@ -1,16 +1,19 @@
 //! [`Call`]: what is known of a call before its message is read, handed to the handler as an extension.
 
+use std::error::Error as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::HeaderMap;
 use mmap_core::error::{Errno, Error, Result};
+use mmap_core::manager::Foreign;
 use tokio::time::Instant;
 use tonic::Status;
 use uuid::Uuid;
 
-use crate::status::{chain, fault, to_status};
+use crate::auth::{Audited, Identity, audit};
+use crate::status::{chain, fault, reason_of, to_status};
 
 const TIMEOUT: &str = "grpc-timeout";
 const TRACE_PARENT: &str = "traceparent";
@@ -29,6 +32,23 @@ struct Inner {
     deadline: Option<Instant>,
     trace_id: Option<String>,
     received: AtomicBool,
+    origin: Origin,
+}
+
+/// Who makes a call, and from where. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    /// Who.
+    pub(crate) identity: Identity,
+    /// The connection's other end.
+    pub(crate) peer: Arc<str>,
+}
+
+impl Origin {
+    /// Nobody, from nowhere.
+    pub(crate) fn unknown() -> Self {
+        Self { identity: Identity::Nobody, peer: Arc::from("") }
+    }
 }
 
 impl Call {
@@ -36,32 +56,44 @@ impl Call {
     ///
     /// # Errors
     /// [`Errno::Inval`] for a timeout that cannot be read.
-    pub(crate) fn begin(method: &str, headers: &HeaderMap) -> Result<Self> {
+    pub(crate) fn begin(method: &str, headers: &HeaderMap, origin: Origin) -> Result<Self> {
         // A timer holds no time further away than it can count; a century is for ever.
         let deadline = timeout(headers)?.and_then(|time| Instant::now().checked_add(time - margin(time)));
         let (method, trace_id) = (method.to_owned(), trace_id(headers));
-        Ok(Self(Arc::new(Inner { method, deadline, trace_id, received: AtomicBool::new(false) })))
+        Ok(Self(Arc::new(Inner { method, deadline, trace_id, received: AtomicBool::new(false), origin })))
     }
 
     /// The call that a request belongs to; one without headers where the request came past the guard.
     pub(crate) fn of<T>(request: &tonic::Request<T>) -> Self {
-        let unguarded = || Inner { method: String::new(), deadline: None, trace_id: None, received: true.into() };
+        let unguarded = || Inner {
+            method: String::new(),
+            deadline: None,
+            trace_id: None,
+            received: true.into(),
+            origin: Origin::unknown(),
+        };
         request.extensions().get::<Self>().cloned().unwrap_or_else(|| Self(Arc::new(unguarded())))
     }
 
     /// The call that begins now, past the guard's other checks, to tell its failure.
-    pub(crate) fn failed(method: &str, headers: &HeaderMap) -> Self {
+    pub(crate) fn failed(method: &str, headers: &HeaderMap, origin: Origin) -> Self {
         Self(Arc::new(Inner {
             method: method.to_owned(),
             deadline: None,
             trace_id: trace_id(headers),
             received: true.into(),
+            origin,
         }))
     }
 
     /// The method that is called: its path.
     pub(crate) fn method(&self) -> &str {
         &self.0.method
+    }
+
+    /// Who makes it.
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.0.origin.identity
     }
 
     /// When the server gives up.
@@ -82,6 +114,7 @@ impl Call {
     /// Logs why the call failed, and says it as the wire does.
     pub(crate) fn fail(&self, error: &Error) -> Status {
         let method = self.0.method.as_str();
+        self.audit(error);
         match error.errno() {
             Errno::Fault => return self.fail_by_fault(&chain(error)),
             Errno::Io | Errno::UClean => tracing::warn!(method, errno = ?error.errno(), "{}", chain(error)),
@@ -100,9 +133,38 @@ impl Call {
             | Errno::DQuot
             | Errno::Stale
             | Errno::TimedOut
+            | Errno::UnAuth
             | Errno::NotSup => tracing::debug!(method, errno = ?error.errno(), "{}", chain(error)),
         }
         to_status(error)
+    }
+
+    /// Logs a refusal for those who watch over the server. A token that does not hold was logged at the door.
+    fn audit(&self, error: &Error) {
+        let is_foreign = || error.source().is_some_and(|source| source.is::<Foreign>());
+        let is_refusal = match error.errno() {
+            Errno::Acces => true,
+            Errno::BadF => is_foreign(),
+            _ => false,
+        };
+        if !is_refusal {
+            return;
+        }
+        let Origin { identity, peer } = &self.0.origin;
+        let (subject, key) = match identity {
+            Identity::Granted(grant) => (Some(grant.subject.name()), Some(grant.key())),
+            Identity::Trusted | Identity::Nobody => (None, None),
+        };
+        audit(Audited {
+            reason: reason_of(error.errno()).as_str(),
+            method: &self.0.method,
+            peer,
+            subject,
+            key,
+            path: error.details().iter().find(|(name, _)| *name == "path").map(|(_, path)| path.as_str()),
+            why: &chain(error),
+            ..Audited::default()
+        });
     }
 
     /// Logs a fault of our own under the call's trace id, and says no more than that id.
@@ -197,7 +259,7 @@ mod tests {
     fn a_fault_is_told_under_the_callers_trace_id() {
         let id = "4bf92f3577b34da6a3ce929d0e0e4736";
         let parent = format!("00-{id}-00f067aa0ba902b7-01");
-        let call = Call::begin("/x", &headers(TRACE_PARENT, parent.as_bytes())).unwrap();
+        let call = Call::begin("/x", &headers(TRACE_PARENT, parent.as_bytes()), Origin::unknown()).unwrap();
         let status = call.fail(&Error::new(Errno::Fault, "a secret"));
         assert!(status.message().contains(id) && !status.message().contains("secret"));
         assert_eq!(trace_id(&headers(TRACE_PARENT, b"00-xyz-1-01")), None);

@@ -42,7 +42,7 @@ impl Front {
         let call = Call::of(&request);
         call.set_received();
         let (metadata, _, message) = request.into_parts();
-        let answered = match caller(metadata.as_ref(), pid_header, call.deadline()) {
+        let answered = match caller(call.identity(), metadata.as_ref(), pid_header, call.deadline()) {
             Ok(caller) => run(self.manager.clone(), caller, message).await,
             Err(error) => Err(error),
         };

@@ -4,10 +4,10 @@
 
 mod front;
 
+mod ending;
 mod attach;
 mod conflicts;
 mod data;
-mod ending;
 mod file;
 
 mod work;
