@@ -2,7 +2,7 @@
 //!
 //! A process lives as long as its command: it is exited whether the command succeeds or not.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::Result;
 use mmap_client::{AttachOptions, Capability, Client, Process};
@@ -16,6 +16,9 @@ const STORE: Duration = Duration::from_mins(10);
 /// A server that is there answers the first packet at once, one that is far away within this.
 const CONNECT: Duration = Duration::from_secs(5);
 
+/// The variable that has a token.
+const TOKEN: &str = "MMAPCTL_TOKEN";
+
 /// See the module.
 pub(crate) struct Context {
     pub(crate) client: Client,
@@ -27,14 +30,20 @@ impl Context {
     pub(crate) async fn connect(
         reporter: Reporter,
         timeout: Option<Duration>,
+        token_file: Option<PathBuf>,
         capabilities: &[Capability],
     ) -> Result<Self> {
-        let client = Client::builder()
+        let builder = Client::builder()
             .connect_timeout(timeout.unwrap_or(CONNECT).min(CONNECT))
             .deadline(timeout.unwrap_or(REQUEST))
-            .capabilities(capabilities.iter().copied())
-            .connect(&reporter.server)
-            .await?;
+            .capabilities(capabilities.iter().copied());
+        // Not a flag of its own: every user of the machine can read a command line.
+        let builder = match (token_file, std::env::var(TOKEN).ok().filter(|token| !token.is_empty())) {
+            (Some(file), _) => builder.token_file(file),
+            (None, Some(token)) => builder.token(token),
+            (None, None) => builder,
+        };
+        let client = builder.connect(&reporter.server).await?;
         Ok(Self { client, reporter, timeout })
     }
 

@@ -56,7 +56,8 @@
 //!   thread on another core, which takes longer than the call.
 //!
 //! # A channel of your own
-//! TLS, a proxy, several servers: make the tonic channel and hand it over. Headers are an interceptor's affair.
+//! TLS, a proxy, several servers: make the tonic channel and hand it over. A token is the builder's affair, other headers
+//! are an interceptor's.
 //!
 //! ```
 //! # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -67,9 +68,9 @@
 //!
 //! let channel = Endpoint::from_shared(uri)?.connect_lazy(); // .tls_config(…)?
 //! let client = Client::builder()
-//!     .capabilities([]) // the token tells them
+//!     .token("abc") // says who it is and what it may do; or token_file("/run/secrets/mmapd"), read when it changes
 //!     .interceptor(|mut request: Request<()>| {
-//!         request.metadata_mut().insert("authorization", "Bearer abc".parse().expect("ASCII"));
+//!         request.metadata_mut().insert("x-team", "renderers".parse().expect("ASCII"));
 //!         Ok(request)
 //!     })
 //!     .service(channel);
@@ -83,6 +84,7 @@ pub mod types;
 pub mod retry;
 mod transport;
 mod framing;
+mod token;
 mod caller;
 mod pipeline;
 mod link;

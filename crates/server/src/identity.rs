@@ -7,8 +7,8 @@ use http::HeaderMap;
 use mmap_core::capability::{Capability, CapabilitySet};
 use mmap_core::error::{Errno, Error, Result};
 use mmap_core::manager::{Caller, Subject};
-use mmap_proto::names::{CAPABILITIES, PID};
 use mmap_core::scope::PathScope;
+use mmap_proto::names::{CAPABILITIES, PID};
 use tokio::time::Instant;
 
 use crate::auth::Identity;

@@ -92,7 +92,9 @@ impl PublicKey {
     pub fn name(&self) -> String {
         match &self.id {
             Some(id) => id.escape_default().take(64).collect(),
-            None => digest(&SHA256, self.key.as_ref()).as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect(),
+            None => {
+                digest(&SHA256, self.key.as_ref()).as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+            }
         }
     }
 

@@ -59,10 +59,9 @@ impl PrivateKey {
         }
         match RsaKeyPair::from_pkcs8(der) {
             Ok(pair) => Ok(Self(Kind::Rsa(pair))),
-            Err(_) => Err(KeyFault::Malformed(
-                "in PEM".to_owned(),
-                "it is not Ed25519, P-256 or RSA of 2048 bits or more",
-            )),
+            Err(_) => {
+                Err(KeyFault::Malformed("in PEM".to_owned(), "it is not Ed25519, P-256 or RSA of 2048 bits or more"))
+            }
         }
     }
 
@@ -134,9 +133,7 @@ impl PrivateKey {
         let refused = |_| KeyFault::Crypto("it could not sign");
         let signature = match &self.0 {
             Kind::Ed25519(pair) => pair.sign(message.as_bytes()).as_ref().to_vec(),
-            Kind::P256(pair) => {
-                pair.sign(&SystemRandom::new(), message.as_bytes()).map_err(refused)?.as_ref().to_vec()
-            }
+            Kind::P256(pair) => pair.sign(&SystemRandom::new(), message.as_bytes()).map_err(refused)?.as_ref().to_vec(),
             Kind::Rsa(pair) => {
                 let mut signature = vec![0; pair.public_modulus_len()];
                 let random = SystemRandom::new();

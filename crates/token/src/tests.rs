@@ -1,10 +1,10 @@
 //! The verifier against those who would get past it. Keys and tokens are made here.
 
+use aws_lc_rs::encoding::AsDer as _;
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::{KeyPair, KeySize};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
-use aws_lc_rs::encoding::AsDer as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -148,7 +148,8 @@ fn what_a_token_says_is_checked_with_leeway_for_its_times_only() {
 fn garbage_is_refused_and_never_a_panic() {
     let keys = set(KeySet::read(&ed25519().public_pem().expect("PEM")).expect("PEM"));
     let head = encode(json!({"alg": "EdDSA"}).to_string());
-    for garbage in ["", ".", "..", "...", "a.b.c", "é.é.é", "bm90IGpzb24.bm90IGpzb24.", &format!("{head}=.{head}.{head}")]
+    for garbage in
+        ["", ".", "..", "...", "a.b.c", "é.é.é", "bm90IGpzb24.bm90IGpzb24.", &format!("{head}=.{head}.{head}")]
     {
         assert!(matches!(fault(&keys, garbage), TokenFault::NotAToken | TokenFault::Header), "{garbage}");
     }
@@ -181,7 +182,9 @@ fn keys_that_are_secret_weak_malformed_or_doubled_are_refused() {
     let twice = jwks(&[jwk.clone(), ed25519().public_jwk(Some("k")).expect("a JWK")]);
     assert_eq!(KeySet::of(twice).expect_err("one id for two"), KeyFault::Twice("k".to_owned()));
     assert_eq!(set(jwks(&[jwk.clone(), jwk.clone()])).keys().len(), 1);
-    for text in ["", "{}", "[]", "{\"keys\": 7}", "garbage", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"] {
+    for text in
+        ["", "{}", "[]", "{\"keys\": 7}", "garbage", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"]
+    {
         assert!(KeySet::read(text).is_err(), "{text:?}");
     }
 }

@@ -178,4 +178,3 @@ fn check(claims: &Claims, expected: &Expected, now: u64) -> Result<u64, TokenFau
     }
     Ok(until)
 }
-

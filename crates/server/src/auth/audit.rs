@@ -95,7 +95,9 @@ fn admit(reason: &'static str, now: Instant) -> Option<u64> {
 fn overdue(now: Instant) -> Vec<(&'static str, u64)> {
     let mut windows = WINDOWS.lock();
     let over = windows.iter_mut().filter(|(_, window)| now.saturating_duration_since(window.since) >= WINDOW);
-    over.map(|(reason, window)| (*reason, std::mem::take(&mut window.left_out))).filter(|(_, count)| *count > 0).collect()
+    over.map(|(reason, window)| (*reason, std::mem::take(&mut window.left_out)))
+        .filter(|(_, count)| *count > 0)
+        .collect()
 }
 
 #[cfg(test)]

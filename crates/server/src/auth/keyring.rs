@@ -121,7 +121,9 @@ impl Keyring {
         let live: Vec<_> = set
             .keys()
             .iter()
-            .map(|key| known(key).and_then(|place| before.live.get(place).cloned()).unwrap_or_else(|| LiveKey::new(key)))
+            .map(|key| {
+                known(key).and_then(|place| before.live.get(place).cloned()).unwrap_or_else(|| LiveKey::new(key))
+            })
             .collect();
         let names = |keys: &[Arc<LiveKey>]| keys.iter().map(|key| key.name().to_owned()).collect::<Vec<_>>().join(", ");
         tracing::info!("the keys of tokens are now: {}", names(&live));

@@ -109,8 +109,7 @@ fn tokens_need_keys_and_an_audience_and_what_is_about_them_needs_jwt() {
     assert!(sentence(&["--auth", "jwt"], &[]).contains("--jwt-keys"));
     assert!(sentence(&["--auth", "jwt", "--jwt-keys", "/k"], &[]).contains("--jwt-audience"));
     assert!(sentence(&[], &[("MMAPD_AUTH", "maybe")]).starts_with("MMAPD_AUTH: "));
-    for (flag, value) in
-        [("--jwt-keys", "/k"), ("--jwt-audience", "a"), ("--jwt-issuer", "i"), ("--jwt-leeway", "1s")]
+    for (flag, value) in [("--jwt-keys", "/k"), ("--jwt-audience", "a"), ("--jwt-issuer", "i"), ("--jwt-leeway", "1s")]
     {
         assert!(sentence(&[flag, value], &[]).starts_with(&format!("{flag}: no token is checked")), "{flag}");
     }

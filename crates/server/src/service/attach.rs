@@ -51,7 +51,8 @@ pub(super) fn attached(
     stopping: CancellationToken,
 ) -> BoxStream<'static, Result<AttachResponse, Status>> {
     let beat = AttachResponse { pid: attachment.pid(), grace_ms: millis(grace) };
-    let attached = Attached { attachment, beat, period: beat_period(grace), token: TokenEnd::of(call.identity()), call, stopping };
+    let attached =
+        Attached { attachment, beat, period: beat_period(grace), token: TokenEnd::of(call.identity()), call, stopping };
     let first = once(ready(Ok(beat)));
     let rest = unfold(Some(attached), |attached| async move {
         let mut attached = attached?;
