@@ -91,7 +91,7 @@ fn the_order_check_lets_through_what_is_in_order() {
 }
 
 /// Crate edges, tests' own dependencies aside: the client's and the core's users know nothing of each other.
-const EDGES: [(&str, &[&str]); 8] = [
+const EDGES: [(&str, &[&str]); 9] = [
     ("mmap-core", &[]),
     ("mmap-proto", &[]),
     ("mmap-fake", &["mmap-proto"]),

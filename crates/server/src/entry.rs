@@ -5,14 +5,16 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use http::request::Parts;
 use http::{Request, Response};
-use http_body_util::Limited;
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming as HyperBody;
 use mmap_core::error::Error;
+use tokio::time::timeout;
 use tonic::body::Body;
 use tonic::service::Routes;
 use tower::ServiceExt as _;
@@ -23,6 +25,11 @@ use crate::layers::{Call, Guard, Origin, catch, is_counted};
 use crate::service::{Data, Front, Method, Progress, Streaming};
 use crate::status::to_status;
 use crate::wire::{Incoming, PREFIX_LENGTH, WireBody};
+
+/// Bytes of a refused request's message that are read and thrown away.
+const UNREAD_MAX: usize = 64 << 10;
+/// And the time for that.
+const UNREAD_TIME: Duration = Duration::from_secs(5);
 
 /// Where the requests of all connections come in. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -66,7 +73,13 @@ impl hyper::service::Service<Request<HyperBody>> for PeerEntry {
         let (mut head, body) = request.into_parts();
         let origin = match self.origin(&mut head) {
             Ok(origin) => origin,
-            Err(error) => return Answer::Now(Some(self.shared.guard.refuse(to_status(&error)))),
+            Err(error) => {
+                let response = self.shared.guard.refuse(to_status(&error));
+                return match Streaming::of(head.uri.path()) {
+                    Some(_) => Answer::Now(Some(response)),
+                    None => Answer::Later(after_message(body, response).boxed()),
+                };
+            }
         };
         let path = head.uri.path();
         match (Method::of(path), Streaming::of(path)) {
@@ -171,6 +184,24 @@ impl Shared {
         };
         self.guard.run(Some(peer), &call, handler).await
     }
+}
+
+/// Answers a request that is refused unread once its message is there, if that is small and comes soon. A message that
+/// comes after the answer counts as the server's own breaking of a stream, and of these a connection, which callers may
+/// share, has a bounded number in its life.
+async fn after_message(mut body: HyperBody, response: Response<WireBody>) -> Response<WireBody> {
+    let message = async {
+        let mut left = UNREAD_MAX;
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(1, |data| data.len().max(1)));
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    // Whether it came or not, the answer is the same.
+    let _in_time = timeout(UNREAD_TIME, message).await;
+    response
 }
 
 /// An answer, there or on its way.

@@ -114,7 +114,7 @@ impl KeySet {
         let mut fault = TokenFault::UnknownKey;
         for (place, key) in self.keys.iter().enumerate().filter(|(_, key)| is_meant(key.id())) {
             if key.algorithm() != algorithm {
-                if named.is_some() && fault == TokenFault::UnknownKey {
+                if has_named && fault == TokenFault::UnknownKey {
                     fault = TokenFault::KeyConfusion;
                 }
             } else if key.has_signed(parts.message.as_bytes(), &parts.signature) {

@@ -44,10 +44,10 @@ impl Door {
             Self::Open => return Ok(Identity::Trusted),
             Self::Tokens(tokens) => tokens,
         };
-        let granted = match headers.contains_key(CAPABILITIES) {
+        let granted = bearer(headers).and_then(|token| match headers.contains_key(CAPABILITIES) {
             true => Err(no_place()),
-            false => bearer(headers).and_then(|token| tokens.grant(token)),
-        };
+            false => tokens.grant(token),
+        });
         if let Err(error) = &granted {
             tell(headers, method, peer, error);
         }

@@ -142,12 +142,7 @@ impl Call {
     /// Logs a refusal for those who watch over the server. A token that does not hold was logged at the door.
     fn audit(&self, error: &Error) {
         let is_foreign = || error.source().is_some_and(|source| source.is::<Foreign>());
-        let is_refusal = match error.errno() {
-            Errno::Acces => true,
-            Errno::BadF => is_foreign(),
-            _ => false,
-        };
-        if !is_refusal {
+        if error.errno() != Errno::Acces && (error.errno() != Errno::BadF || !is_foreign()) {
             return;
         }
         let Origin { identity, peer } = &self.0.origin;
