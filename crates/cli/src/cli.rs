@@ -9,7 +9,7 @@ use mmap_client::Capability::{self, FileRead, FileWrite, SystemInfo};
 
 use crate::{
     commands::{conflicts, copy, edit, inspect, list, migrate, ping, poke, token},
-    context::Context,
+    context::{Context, Tls},
     exit::EXIT_CODES,
     output::{self, Format},
     report::Reporter,
@@ -20,7 +20,7 @@ use crate::{
 #[derive(Debug, Parser)]
 #[command(name = "mmapctl", version, after_help = EXIT_CODES, max_term_width = 100)]
 pub(crate) struct Cli {
-    /// The server: host:port or unix:/path, as mmapd prints it
+    /// The server: host:port, https://host:port or unix:/path, as mmapd prints it
     #[arg(long, global = true, env = "MMAPCTL_SERVER", default_value = "127.0.0.1:50051", value_name = "ADDR")]
     server: String,
     /// Print one JSON document with the contract's field names; errors too, on standard error
@@ -32,6 +32,8 @@ pub(crate) struct Cli {
     /// A file with the token to show the server, read again when it changes; or the token itself in MMAPCTL_TOKEN
     #[arg(long, global = true, env = "MMAPCTL_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
+    #[command(flatten)]
+    tls: Tls,
     #[command(subcommand)]
     command: Command,
 }
@@ -86,7 +88,8 @@ impl Cli {
 
     async fn talk(self) -> Result<()> {
         let reporter = self.reporter();
-        let context = Context::connect(reporter, self.timeout, self.token_file, self.command.capabilities()).await?;
+        let (tls, token_file) = (&self.tls, self.token_file);
+        let context = Context::connect(reporter, self.timeout, tls, token_file, self.command.capabilities()).await?;
         match self.command {
             Command::Ls(command) => command.run(&context).await,
             Command::Stat(command) => command.run(&context).await,

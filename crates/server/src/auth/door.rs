@@ -3,6 +3,8 @@
 //! Invariants: every request of the contract's own methods comes through here before anything else looks at it; with
 //! tokens nothing but a token gives anything; behind the door no header has the token any more.
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::sync::Arc;
 
 use http::HeaderMap;
@@ -35,6 +37,22 @@ pub(crate) enum Door {
 }
 
 impl Door {
+    /// Has the files of keys looked at now.
+    pub(crate) fn look_again(&self) {
+        match self {
+            Self::Open => {}
+            Self::Tokens(tokens) => tokens.look_again(),
+        }
+    }
+
+    /// Keeps the keys those of their files.
+    pub(crate) async fn watch(&self) -> Infallible {
+        match self {
+            Self::Open => pending().await,
+            Self::Tokens(tokens) => tokens.watch().await,
+        }
+    }
+
     /// Who makes the request with these headers to `method`, from `peer`. Takes the token out of them.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 //! Invariants: what is remembered is a token's hash, never the token; only tokens that hold are remembered, and a
 //! bounded number of them, so that garbage costs no memory; a remembered one costs no signature and no allocation.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use mmap_core::manager::Subject;
 use mmap_core::scope::{PathGrant, PathScope, Rights};
 use mmap_token::{Claims, Expected, TokenFault, Verified};
 use quick_cache::sync::Cache;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::audit::flush;
@@ -74,6 +75,7 @@ pub(crate) struct Tokens {
     keyring: Keyring,
     expected: Expected,
     remembered: Cache<[u8; 32], Arc<Grant>>,
+    look_now: Notify,
 }
 
 impl Tokens {
@@ -83,7 +85,8 @@ impl Tokens {
     /// A sentence that says which file of keys is no good, and why.
     pub(crate) fn open(jwt: &Jwt) -> std::result::Result<Self, String> {
         let keyring = Keyring::open(jwt.keys.clone())?;
-        Ok(Self { keyring, expected: jwt.expected.clone(), remembered: Cache::new(REMEMBERED_MAX) })
+        let remembered = Cache::new(REMEMBERED_MAX);
+        Ok(Self { keyring, expected: jwt.expected.clone(), remembered, look_now: Notify::new() })
     }
 
     /// What this token allows.
@@ -107,23 +110,16 @@ impl Tokens {
         Ok(grant)
     }
 
-    /// Looks at the files of keys again and again, and at once when SIGHUP comes.
-    pub(crate) async fn watch(self: &Arc<Self>) -> std::convert::Infallible {
-        let mut hangups = signal(SignalKind::hangup()).ok();
-        if hangups.is_none() {
-            tracing::warn!("SIGHUP cannot be waited for: the files of keys are looked at every {LOOK:?} only");
-        }
+    /// Has the files of keys looked at now.
+    pub(crate) fn look_again(&self) {
+        self.look_now.notify_one();
+    }
+
+    /// Looks at the files of keys again and again.
+    pub(crate) async fn watch(self: &Arc<Self>) -> Infallible {
         loop {
-            let hangup = async {
-                match &mut hangups {
-                    Some(hangups) => drop(hangups.recv().await),
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                () = tokio::time::sleep(LOOK) => {}
-                () = hangup => {}
-            }
+            // At its end or earlier: it is looked then.
+            let _early = tokio::time::timeout(LOOK, self.look_now.notified()).await;
             let tokens = Arc::clone(self);
             if let Err(failure) = tokio::task::spawn_blocking(move || tokens.keyring.look_again()).await {
                 tracing::error!(%failure, "the files of keys could not be looked at");

@@ -70,16 +70,6 @@ pub(super) fn read(settings: &Settings) -> Result<Auth, Refusal> {
     Ok(Auth::Jwt(Jwt { keys, expected }))
 }
 
-impl Auth {
-    /// Why a listener that others can reach is not safe.
-    pub(super) fn exposure(&self) -> &'static str {
-        match self {
-            Self::Trust => "with --auth trust whoever reaches it may do everything",
-            Self::Jwt(_) => "without TLS tokens travel in the clear, for whoever listens to use them",
-        }
-    }
-}
-
 fn parse_mode(text: &str) -> Result<bool, String> {
     match text {
         "trust" => Ok(false),

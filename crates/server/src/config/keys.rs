@@ -38,6 +38,25 @@ impl Key {
         format!("MMAPD_{}", self.name.to_ascii_uppercase().replace('-', "_"))
     }
 
+    /// What it is where it is not set, as its help says; nothing where that says nothing.
+    pub(super) fn default(&self) -> Option<String> {
+        match self.help.rsplit_once(DEFAULT) {
+            Some((_, default)) => Some(default.trim_end_matches(']').to_owned()),
+            None => self.is_switch().then(|| "false".to_owned()),
+        }
+    }
+
+    /// Its line in docs/CONFIGURATION.md.
+    #[cfg(test)]
+    pub(super) fn row(&self) -> String {
+        let flag = self.value.map_or_else(|| format!("--{}", self.name), |value| format!("--{} {value}", self.name));
+        let many = if self.many { ", repeatable" } else { "" };
+        let meaning = self.help.rsplit_once(DEFAULT).map_or(self.help, |(meaning, _)| meaning);
+        let default = self.default().map_or_else(|| "not set".to_owned(), |default| default.replace('|', "\\|"));
+        let meaning = meaning.replace('|', "\\|");
+        format!("| `{flag}`{many} | `{}` | `{}` | {default} | {meaning} |", self.variable(), self.name)
+    }
+
     fn arg(&self) -> Arg {
         let arg = Arg::new(self.name).long(self.name).help(format!("{} [env: {}]", self.help, self.variable()));
         match (self.value, self.many) {
@@ -47,6 +66,9 @@ impl Key {
         }
     }
 }
+
+/// What stands before the default at the end of a help.
+const DEFAULT: &str = " [default: ";
 
 /// The key whose values may be tables in the file.
 pub(super) const MOUNT: &str = "mount";
@@ -111,11 +133,27 @@ pub(super) const KEYS: &[Key] = &[
         "Public keys that tokens may be signed with, a JWKS or PEM file; may be repeated, and is read again when it changes",
     ),
     Key::many("jwt-audience", "NAME", "Take tokens whose aud names this; needed with --auth jwt, may be repeated"),
-    Key::many("jwt-issuer", "NAME", "Take only tokens whose iss is this; may be repeated [default: any]"),
-    Key::one("jwt-leeway", "TIME", "How far clocks may be apart for a token's exp and nbf, 5m at most [default: 30s]"),
+    Key::many("jwt-issuer", "NAME", "Take only tokens whose iss is this; may be repeated; any unless it is set"),
+    Key::one(
+        "jwt-leeway",
+        "TIME",
+        "How far clocks may be apart for a token's exp and nbf, 5m at most; 30s unless it is set",
+    ),
     Key::switch(
         "insecure",
-        "Allow listening beyond this machine although callers are taken at their word, or tokens travel in the clear",
+        "Allow listening beyond this machine although callers are taken at their word, or without TLS",
+    ),
+    Key::one(
+        "tls-cert",
+        "FILE",
+        "PEM file with the server's certificate, then those that lead to its authority: TCP listeners speak TLS. Read \
+         again when it changes",
+    ),
+    Key::one("tls-key", "FILE", "PEM file with the private key of --tls-cert"),
+    Key::one(
+        "tls-client-ca",
+        "FILE",
+        "PEM file with the authorities of clients: who has no certificate of theirs is refused in the handshake",
     ),
     Key::one("max-message", "SIZE", "Largest data of one read or write [default: 4MiB]"),
     Key::one("node", "NAME", "Name of this server in the answers' header mmap-node [default: the machine's name]"),
@@ -160,7 +198,12 @@ pub(super) fn command() -> Command {
         .version(env!("CARGO_PKG_VERSION"))
         .about("Memory-mapped files over object storage, as a gRPC service")
         .after_help(EXAMPLES)
-        .args(KEYS.iter().map(Key::arg))
+        .args(settings_args())
+}
+
+/// A flag for each key.
+pub(super) fn settings_args() -> impl Iterator<Item = Arg> {
+    KEYS.iter().map(Key::arg)
 }
 
 /// The key of this name.
