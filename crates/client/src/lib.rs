@@ -70,7 +70,8 @@
 //! ```
 //!
 //! # A channel of your own
-//! A proxy, several servers: make the tonic channel and hand it over. Headers are an interceptor's affair.
+//! A proxy, several servers: make the tonic channel and hand it over. A token is the builder's affair, other headers are
+//! an interceptor's.
 //!
 //! ```
 //! # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -81,9 +82,9 @@
 //!
 //! let channel = Endpoint::from_shared(uri)?.connect_lazy();
 //! let client = Client::builder()
-//!     .capabilities([]) // the token tells them
+//!     .token("abc") // says who it is and what it may do; or token_file("/run/secrets/mmapd"), read when it changes
 //!     .interceptor(|mut request: Request<()>| {
-//!         request.metadata_mut().insert("authorization", "Bearer abc".parse().expect("ASCII"));
+//!         request.metadata_mut().insert("x-team", "renderers".parse().expect("ASCII"));
 //!         Ok(request)
 //!     })
 //!     .service(channel);
@@ -122,6 +123,7 @@ mod tls;
 pub mod trace;
 mod transport;
 mod framing;
+mod token;
 mod caller;
 mod pipeline;
 mod link;

@@ -13,6 +13,7 @@ pub mod units;
 pub mod limits;
 pub mod capability;
 pub mod path;
+pub mod scope;
 pub mod flags;
 pub mod caller;
 pub mod meter;

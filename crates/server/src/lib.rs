@@ -9,7 +9,8 @@
 pub mod config;
 pub mod telemetry;
 
-pub mod identity;
+mod auth;
+mod identity;
 pub mod status;
 
 mod traces;

@@ -125,7 +125,19 @@ pub(super) const KEYS: &[Key] = &[
     Key::one(
         "auth",
         "MODE",
-        "How callers are told apart; this build has only trust: they are taken at their word [default: trust]",
+        "How callers are told apart: trust (they are taken at their word) or jwt (by signed tokens) [default: trust]",
+    ),
+    Key::many(
+        "jwt-keys",
+        "FILE",
+        "Public keys that tokens may be signed with, a JWKS or PEM file; may be repeated, and is read again when it changes",
+    ),
+    Key::many("jwt-audience", "NAME", "Take tokens whose aud names this; needed with --auth jwt, may be repeated"),
+    Key::many("jwt-issuer", "NAME", "Take only tokens whose iss is this; may be repeated; any unless it is set"),
+    Key::one(
+        "jwt-leeway",
+        "TIME",
+        "How far clocks may be apart for a token's exp and nbf, 5m at most; 30s unless it is set",
     ),
     Key::switch(
         "insecure",

@@ -8,6 +8,7 @@ mod mounts;
 mod quantity;
 mod refusal;
 mod sources;
+mod auth;
 mod strays;
 mod tls;
 mod metrics;
@@ -18,6 +19,7 @@ mod health;
 mod asked;
 
 pub use asked::Asked;
+pub use auth::{Auth, Jwt};
 pub use health::{HealthQuestion, Trust};
 pub use listen::ListenAddr;
 pub(crate) use listen::dialable;

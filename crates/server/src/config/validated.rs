@@ -1,7 +1,7 @@
 //! [`Config`]: everything that can be set, validated.
 //!
-//! Invariants: the limits fit together; with callers taken at their word the server listens on this machine
-//! only, unless it was told that this is wanted. It opens nothing: that a folder or a port is there is for
+//! Invariants: the limits fit together; where callers are taken at their word, or tokens travel in the clear, the
+//! server listens on this machine only, unless it was told that this is wanted. It opens nothing: that a folder or a port is there is for
 //! those to find out who use it.
 
 use std::ffi::OsString;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use mmap_core::limits::Limits;
 use mmap_core::vfs::MountSpec;
 
+use super::auth::{self, Auth};
 use super::listen::ListenAddr;
 use super::machine;
 use super::metrics::MetricsConfig;
@@ -78,6 +79,8 @@ pub struct Config {
     pub node: String,
     /// Time for the end: draining and syncing.
     pub shutdown_timeout: Duration,
+    /// How callers are told apart.
+    pub auth: Auth,
     /// What TCP listeners speak TLS with. `None`: they do not.
     pub tls: Option<TlsFiles>,
     /// Where metrics are told.
@@ -99,7 +102,6 @@ impl Config {
 
     /// The configuration that `settings` say.
     pub(super) fn of(settings: &Settings, env: &Env<'_>) -> Result<Self, Refusal> {
-        settings.one("auth", check_auth)?;
         let limits = limits(settings)?;
         let listen = settings.many("listen", ListenAddr::parse)?;
         let insecure = settings.one("insecure", parse_switch)?.unwrap_or(false);
@@ -114,6 +116,7 @@ impl Config {
             workers: settings.one("workers", parse_workers)?.unwrap_or_else(default_workers),
             node: settings.one("node", parse_node)?.unwrap_or_else(default_node),
             shutdown_timeout: settings.one("shutdown-timeout", parse_time)?.unwrap_or(SHUTDOWN_TIMEOUT),
+            auth: auth::read(settings)?,
             tls: TlsFiles::read(settings)?,
             metrics: MetricsConfig::of(settings, insecure)?,
             log: settings.one("log", |text| Ok(text.to_owned()))?,
@@ -202,14 +205,6 @@ fn parse_durability(text: &str) -> Result<Durability, String> {
         "process" => Ok(Durability::Process),
         "disk" => Ok(Durability::Disk),
         _ => Err(format!("`{text}` is not a level: it is one of memory, process, disk")),
-    }
-}
-
-fn check_auth(text: &str) -> Result<(), String> {
-    match text {
-        "trust" => Ok(()),
-        "jwt" => Err("`jwt` needs tokens, which this build cannot check yet: use trust".to_owned()),
-        _ => Err(format!("`{text}` is not a mode: this build knows trust")),
     }
 }
 

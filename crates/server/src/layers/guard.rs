@@ -273,6 +273,7 @@ pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
 mod tests {
     use tonic_types::StatusExt as _;
 
+    use super::super::call::Origin;
     use super::*;
 
     type Answered = Result<Response<WireBody>, Status>;
@@ -280,7 +281,7 @@ mod tests {
     fn call(path: &str, timeout: Option<&str>) -> Call {
         let timeout =
             timeout.map(|text| (HeaderName::from_static("grpc-timeout"), HeaderValue::try_from(text).unwrap()));
-        Call::begin(path, &timeout.into_iter().collect(), tracing::Span::none()).unwrap()
+        Call::begin(path, &timeout.into_iter().collect(), Origin::unknown(), tracing::Span::none()).unwrap()
     }
 
     async fn answer<F>(guard: &Guard, call: Call, handler: fn(Call) -> F) -> Response<WireBody>

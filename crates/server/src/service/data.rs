@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use tonic::Status;
 
 use super::front::Front;
+use crate::auth::Identity;
 use crate::convert;
 use crate::identity::{PidHeader, caller};
 use crate::layers::{ADMISSION_TIME, Call, timeout as grpc_timeout};
@@ -70,6 +71,7 @@ enum Message {
 pub(crate) struct Data {
     method: Method,
     headers: HeaderMap,
+    identity: Identity,
     incoming: Incoming<HyperBody>,
     /// Once it is there.
     message: Option<Message>,
@@ -90,9 +92,15 @@ pub(crate) enum Progress {
 }
 
 impl Data {
-    /// The call with these headers and this body, of a connection with this account.
-    pub(crate) fn new(method: Method, headers: HeaderMap, incoming: Incoming<HyperBody>, account: Account) -> Self {
-        Self { method, headers, incoming, message: None, account }
+    /// The call of `identity` with these headers and this body, of a connection with this account.
+    pub(crate) fn new(
+        method: Method,
+        headers: HeaderMap,
+        identity: Identity,
+        incoming: Incoming<HyperBody>,
+        account: Account,
+    ) -> Self {
+        Self { method, headers, identity, incoming, message: None, account }
     }
 
     /// Its headers.
@@ -132,7 +140,7 @@ impl Front {
     fn try_data(&self, data: &Data) -> Option<Progress> {
         // Nothing is waited for, so that a deadline has to be readable and no more.
         grpc_timeout(&data.headers).ok()?;
-        let caller = caller(&data.headers, PidHeader::Needed, None).ok()?;
+        let caller = caller(&data.identity, &data.headers, PidHeader::Needed, None).ok()?;
         match data.message.as_ref()? {
             Message::Read(request) => {
                 let read = convert::mmap_read(*request, self.max_message).ok()?;
@@ -165,7 +173,7 @@ impl Front {
     }
 
     async fn wait_data(&self, data: Data, call: &Call) -> Result<WireBody> {
-        let caller = caller(&data.headers, PidHeader::Needed, call.deadline())?;
+        let caller = caller(&data.identity, &data.headers, PidHeader::Needed, call.deadline())?;
         match data.message {
             Some(Message::Read(request)) => {
                 let read = convert::mmap_read(request, self.max_message)?;

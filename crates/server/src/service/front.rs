@@ -48,7 +48,7 @@ impl Front {
         call.set_received();
         let (metadata, _, message) = request.into_parts();
         message.about().tell(call.span());
-        let answered = match caller(metadata.as_ref(), pid_header, call.deadline()) {
+        let answered = match caller(call.identity(), metadata.as_ref(), pid_header, call.deadline()) {
             Ok(caller) => run(self.manager.clone(), caller, message).await,
             Err(error) => Err(error),
         };

@@ -5,10 +5,10 @@
 mod told;
 mod front;
 
+mod ending;
 mod attach;
 mod conflicts;
 mod data;
-mod ending;
 mod file;
 
 mod work;

@@ -79,7 +79,7 @@ impl Front {
     {
         let work = Work {
             core: self.manager.clone(),
-            caller: caller(headers, PidHeader::Needed, call.deadline())?,
+            caller: caller(call.identity(), headers, PidHeader::Needed, call.deadline())?,
             call: call.clone(),
             calls: self.calls.clone(),
             max_message: self.max_message,

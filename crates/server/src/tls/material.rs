@@ -109,10 +109,10 @@ pub(super) fn certificates(file: &Path, text: &[u8]) -> Result<Vec<CertificateDe
 }
 
 pub(super) fn private_key(file: &Path, text: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
-    PrivateKeyDer::from_pem_slice(text).map_err(|error| match error {
-        pem::Error::NoItemsFound => unusable(file, "it holds no private key in PEM form without a passphrase"),
+    PrivateKeyDer::from_pem_slice(text).map_err(|error| match matches!(error, pem::Error::NoItemsFound) {
+        true => unusable(file, "it holds no private key in PEM form without a passphrase"),
         // The reason is told without what stands in the file.
-        _ => unusable(file, "its PEM form is damaged"),
+        false => unusable(file, "its PEM form is damaged"),
     })
 }
 
