@@ -16,12 +16,14 @@ use tonic::body::Body;
 use tonic::service::Routes;
 use tonic::{Code, Status};
 use tower::ServiceExt as _;
+use tracing::{Instrument as _, Span};
 
 use crate::connection::Peer;
 use crate::layers::{Call, Guard, catch, is_counted};
 use crate::metrics::Rpc;
 use crate::service::{Data, Front, Method, Progress, Streaming};
 use crate::status::to_status;
+use crate::traces::{Traces, failed, succeeded};
 use crate::wire::{Incoming, PREFIX_LENGTH, WireBody};
 
 /// Where the requests of all connections come in. Cheap to clone.
@@ -33,14 +35,15 @@ struct Shared {
     guard: Guard,
     front: Front,
     routes: Routes,
+    traces: Traces,
     /// Bytes of the largest message, encoded.
     encoded_max: usize,
 }
 
 impl Entry {
     /// An entry to `routes` and, for the data calls, to `front`; messages have at most `encoded_max` bytes.
-    pub(crate) fn new(guard: Guard, front: Front, routes: Routes, encoded_max: usize) -> Self {
-        Self(Arc::new(Shared { guard, front, routes: routes.prepare(), encoded_max }))
+    pub(crate) fn new(guard: Guard, front: Front, routes: Routes, traces: Traces, encoded_max: usize) -> Self {
+        Self(Arc::new(Shared { guard, front, routes: routes.prepare(), traces, encoded_max }))
     }
 
     /// How many calls run that need a place.
@@ -92,27 +95,30 @@ impl PeerEntry {
         let incoming = Incoming::new(body, shared.encoded_max);
         let mut data = Data::new(method, head.headers, incoming, peer.account.clone());
         let (path, calls, rpc) = (head.uri.path(), &shared.front.calls, method.rpc());
-        let refuse = |status: Status| {
-            calls.ended(rpc, status.code(), since);
-            Answer::Now(Some(shared.guard.refuse(status)))
-        };
-        let written = match catch(|| shared.front.data_now(&mut data)) {
+        let span = shared.traces.call(path, data.headers(), true);
+        let tried = span.in_scope(|| catch(|| shared.front.data_now(&mut data)));
+        data.about().tell(&span);
+        let written = match tried {
             Ok(Progress::Answered(body)) => {
                 calls.ended(rpc, Code::Ok, since);
+                succeeded(&span);
                 return Answer::Now(Some(shared.guard.answer(body)));
             }
             Ok(Progress::Malformed(malformed)) => {
-                let call = Call::failed(path, data.headers());
+                let call = Call::failed(path, data.headers(), span);
                 let status = malformed.into_status(shared.guard.max_message(), |error| call.fail(error));
-                return refuse(status);
+                return shared.refused((rpc, since), call.span(), status);
             }
-            Err(panic) => return refuse(Call::failed(path, data.headers()).fail_by_fault(&panic)),
+            Err(panic) => {
+                let call = Call::failed(path, data.headers(), span);
+                return shared.refused((rpc, since), call.span(), call.fail_by_fault(&panic));
+            }
             Ok(Progress::Written(written)) => Some(written),
             Ok(Progress::Waits) => None,
         };
-        let call = match Call::begin(path, data.headers()) {
+        let call = match Call::begin(path, data.headers(), span.clone()) {
             Ok(call) => call,
-            Err(error) => return refuse(to_status(&error)),
+            Err(error) => return shared.refused((rpc, since), &span, to_status(&error)),
         };
         let running = calls.running(rpc, since);
         let Self { shared, peer } = self.clone();
@@ -131,7 +137,7 @@ impl PeerEntry {
             running.answered(response.headers());
             response
         };
-        Answer::Later(later.boxed())
+        Answer::Later(later.instrument(span).boxed())
     }
 }
 
@@ -141,29 +147,38 @@ impl PeerEntry {
         let (head, body) = request.into_parts();
         let requests = Incoming::new(body, shared.encoded_max);
         let (account, node) = (peer.account.clone(), shared.guard.node().clone());
-        let opened = Call::begin(head.uri.path(), &head.headers)
+        let span = shared.traces.call(head.uri.path(), &head.headers, true);
+        let opened = Call::begin(head.uri.path(), &head.headers, span.clone())
             .and_then(|call| shared.front.stream(method, (&call, since), (&head.headers, requests), account, node));
-        Answer::Now(Some(match opened {
-            Ok(body) => shared.guard.answer(body),
-            Err(error) => {
-                let status = to_status(&error);
-                shared.front.calls.ended(method.rpc(), status.code(), since);
-                shared.guard.refuse(status)
-            }
-        }))
+        match opened {
+            Ok(body) => Answer::Now(Some(shared.guard.answer(body))),
+            Err(error) => shared.refused((method.rpc(), since), &span, to_status(&error)),
+        }
     }
 }
 
 impl Shared {
+    /// The answer of a call that failed at once.
+    fn refused(&self, (rpc, since): (Rpc, Instant), span: &Span, status: Status) -> Answer {
+        self.front.calls.ended(rpc, status.code(), since);
+        failed(span, &status);
+        Answer::Now(Some(self.guard.refuse(status)))
+    }
+
     /// Answers through tonic.
     async fn route(&self, peer: &Peer, mut request: Request<HyperBody>) -> Response<WireBody> {
         let path = request.uri().path();
-        let call = match Call::begin(path, request.headers()) {
-            Ok(call) => call,
-            Err(error) => return self.guard.refuse(to_status(&error)),
-        };
         // Messages without end where one is asked for would be read for as long as they come.
         let is_limited = is_counted(path);
+        let span = self.traces.call(path, request.headers(), is_limited);
+        let call = match Call::begin(path, request.headers(), span.clone()) {
+            Ok(call) => call,
+            Err(error) => {
+                let status = to_status(&error);
+                failed(&span, &status);
+                return self.guard.refuse(status);
+            }
+        };
         request.extensions_mut().insert(call.clone());
         let request = request.map(|body| match is_limited {
             true => Body::new(Limited::new(body, self.encoded_max.saturating_add(PREFIX_LENGTH))),
@@ -176,7 +191,7 @@ impl Shared {
                 Err(never) => match never {},
             }
         };
-        self.guard.run(Some(peer), &call, handler).await
+        self.guard.run(Some(peer), &call, handler).instrument(span).await
     }
 }
 

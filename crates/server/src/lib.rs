@@ -12,6 +12,8 @@ pub mod telemetry;
 pub mod identity;
 pub mod status;
 
+mod traces;
+
 mod convert;
 
 #[allow(dead_code, unused_imports, reason = "the streaming methods use the rest of it")]

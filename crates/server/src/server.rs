@@ -33,6 +33,7 @@ use crate::metrics::{Calls, Endpoint, Limit, Registry};
 use crate::opening::{ServerError, open_core};
 use crate::service::{Files, Front, Mmaps, Processes};
 use crate::tls::Tls;
+use crate::traces::Traces;
 use crate::transport::Transport;
 
 /// What a message needs beside its data: the other fields, a path of 4 KiB among them, with room to spare.
@@ -287,7 +288,9 @@ fn entry(
     };
     let routes = routes(&front, encoded_max, health).map_err(|error| internal(&error))?;
     let guard = Guard::new(node, config.bounds.calls, config.limits.max_message);
-    Ok(Entry::new(guard, front, routes, encoded_max))
+    let telemetry = &config.telemetry;
+    let traces = Traces::new(telemetry.otlp_endpoint.as_ref().map(|_| telemetry.trace_sample));
+    Ok(Entry::new(guard, front, routes, traces, encoded_max))
 }
 
 /// Bytes of the largest message: its data and what it needs beside it.

@@ -16,7 +16,8 @@ use super::machine;
 use super::metrics::MetricsConfig;
 use super::quantity::{parse_size, parse_time, show_size};
 use super::refusal::Refusal;
-use super::sources::Settings;
+use super::sources::{Env, Settings};
+use super::telemetry::Telemetry;
 use super::tls::{TlsFiles, check_exposure};
 
 /// The largest message that can be asked for: gRPC counts a message's bytes in 32 bits.
@@ -29,9 +30,6 @@ const SPILL_MIN: u64 = 1 << 20;
 const MEMORY_DEFAULT_MIN: u64 = 64 << 20;
 /// Below the 30 s that container runtimes give between SIGTERM and SIGKILL.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);
-
-/// The process's environment, or a test's.
-pub type Env<'a> = dyn Fn(&str) -> Option<OsString> + 'a;
 
 /// How many of what may be there at a time.
 #[derive(Clone, Debug)]
@@ -86,6 +84,8 @@ pub struct Config {
     pub metrics: MetricsConfig,
     /// What to log, if it was set.
     pub log: Option<String>,
+    /// How the log is written, and which calls are traced to where.
+    pub telemetry: Telemetry,
 }
 
 impl Config {
@@ -117,6 +117,7 @@ impl Config {
             tls: TlsFiles::read(settings)?,
             metrics: MetricsConfig::of(settings, insecure)?,
             log: settings.one("log", |text| Ok(text.to_owned()))?,
+            telemetry: Telemetry::read(settings, env)?,
         };
         if !insecure {
             check_exposure(settings, &config.listen, config.tls.as_ref())?;

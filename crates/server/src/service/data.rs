@@ -8,6 +8,7 @@
 use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
 
+use bytes::Buf as _;
 use http::HeaderMap;
 use hyper::body::Incoming as HyperBody;
 use mmap_core::error::{Errno, Error, Result};
@@ -22,6 +23,7 @@ use crate::convert;
 use crate::identity::{PidHeader, caller};
 use crate::layers::{ADMISSION_TIME, Call, timeout as grpc_timeout};
 use crate::metrics::Rpc;
+use crate::traces::About;
 use crate::wire::{Account, Charge, Incoming, Malformed, Payload, Segments, WireBody, Write, put_message, put_read};
 
 /// Which of the two.
@@ -98,6 +100,15 @@ impl Data {
         &self.headers
     }
 
+    /// What it is about, once its message is there.
+    pub(crate) fn about(&self) -> About<'_> {
+        match &self.message {
+            Some(Message::Read(read)) => About::part(read.mmap_id, read.offset, read.length),
+            Some(Message::Write(write)) => About::part(write.mmap_id, write.offset, write.data.remaining() as u64),
+            None => About::default(),
+        }
+    }
+
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<std::result::Result<(), Malformed>> {
         if self.message.is_none() {
             let payload = std::task::ready!(self.incoming.poll_only(cx))?;
@@ -149,6 +160,7 @@ impl Front {
             return Err(malformed.into_status(self.max_message, |error| call.fail(error)));
         }
         call.set_received();
+        data.about().tell(call.span());
         self.wait_data(data, call).await.map_err(|error| call.fail(&error))
     }
 
