@@ -67,7 +67,8 @@ impl Key {
     }
 }
 
-/// What stands before the default at the end of a help.
+/// What stands before the default at the end of a help. A default is a value as it would be set, unless
+/// `Config::computed` knows the key; a key that is off where it is not set has none.
 const DEFAULT: &str = " [default: ";
 
 /// The key whose values may be tables in the file.
@@ -176,7 +177,7 @@ pub(super) const KEYS: &[Key] = &[
         "metrics-listen",
         "ADDR",
         "Tell metrics to Prometheus at http://ADDR/metrics, and health at /healthz: host:port; beyond this machine only \
-         with --insecure [default: nowhere]",
+         with --insecure; nowhere if it is not set",
     ),
     Key::one(
         "log",
