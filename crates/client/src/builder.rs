@@ -18,6 +18,7 @@ use crate::{
     mapping::MESSAGE_MAX,
     retry::RetryPolicy,
     tls::{self, Tls},
+    trace::{Hook, TraceContext},
     transport::{self, Service},
     types::Capability,
 };
@@ -40,6 +41,7 @@ pub struct ClientBuilder {
     max_message: usize,
     connections: usize,
     tls: Tls,
+    trace: Option<Hook>,
     wraps: Vec<Wrap>,
 }
 
@@ -53,6 +55,7 @@ impl Default for ClientBuilder {
             max_message: MESSAGE_MAX,
             connections: 2,
             tls: Tls::default(),
+            trace: None,
             wraps: Vec::new(),
         }
     }
@@ -153,6 +156,14 @@ impl ClientBuilder {
         self
     }
 
+    /// Asks `hook` before each call where the calling task is in its trace, and tells the server, which goes on from
+    /// there. See [the crate's page](crate#traces). An operation of a trace that is recorded is a call of its own: the
+    /// stream that small reads and writes share is nobody's.
+    pub fn trace(mut self, hook: impl Fn() -> Option<TraceContext> + Send + Sync + 'static) -> Self {
+        self.trace = Some(Hook::new(hook));
+        self
+    }
+
     /// Lets `interceptor` see and change every call's headers: an `authorization`, a `traceparent`. The last one
     /// given is the first to run. The small reads and writes of a process share a stream, and with it its headers.
     pub fn interceptor<I>(mut self, interceptor: I) -> Self
@@ -223,6 +234,7 @@ impl ClientBuilder {
             deadline: self.deadline,
             capabilities,
             retry: self.retry,
+            trace: self.trace,
             max_answer: self.max_message.saturating_add(ANSWER_SLACK),
         };
         let wrapped = |service| self.wraps.iter().fold(service, |service, wrap| wrap(service));

@@ -23,6 +23,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     framing::Messages,
     retry::{self, Repeat, RetryPolicy},
+    trace::Hook,
     transport::Service,
 };
 
@@ -39,6 +40,8 @@ pub(crate) struct Settings {
     /// The value of `mmap-capabilities`; `None` sends no such header.
     pub(crate) capabilities: Option<MetadataValue<Ascii>>,
     pub(crate) retry: RetryPolicy,
+    /// Says where in its trace a caller is.
+    pub(crate) trace: Option<Hook>,
     /// The largest answer that is taken, in encoded bytes.
     pub(crate) max_answer: usize,
 }
@@ -90,6 +93,17 @@ impl Caller {
         Self { settings: Arc::new(settings), ..self.clone() }
     }
 
+    /// The same caller without a trace: for what many share.
+    pub(crate) fn untraced(&self) -> Self {
+        let settings = Settings { trace: None, ..Settings::clone(&self.settings) };
+        Self { settings: Arc::new(settings), ..self.clone() }
+    }
+
+    /// Whether the calling task's trace is recorded.
+    pub(crate) fn is_sampled(&self) -> bool {
+        self.settings.trace.as_ref().is_some_and(Hook::is_sampled)
+    }
+
     /// Sends `message` by `send`, repeating it as `repeat` allows, until the deadline.
     pub(crate) async fn call<Q, R, F, Fut>(&self, repeat: Repeat, message: Q, send: F) -> Result<Response<R>>
     where
@@ -127,6 +141,9 @@ impl Caller {
         }
         if let Some(capabilities) = &self.settings.capabilities {
             request.metadata_mut().insert(names::CAPABILITIES, capabilities.clone());
+        }
+        if let Some(trace) = &self.settings.trace {
+            trace.tell(request.metadata_mut());
         }
         request
     }

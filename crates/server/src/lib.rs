@@ -12,6 +12,8 @@ pub mod telemetry;
 pub mod identity;
 pub mod status;
 
+mod traces;
+
 mod convert;
 
 #[allow(dead_code, unused_imports, reason = "the streaming methods use the rest of it")]
@@ -20,6 +22,7 @@ mod wire;
 mod tls;
 
 pub mod checkup;
+pub mod metrics;
 
 mod connection;
 mod layers;
