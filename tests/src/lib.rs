@@ -16,6 +16,8 @@ pub mod random;
 
 pub mod daemon;
 
+pub mod collector;
+
 pub mod venv;
 
 pub mod certs;

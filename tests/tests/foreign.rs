@@ -55,7 +55,7 @@ fn python_shares_a_file_and_decodes_errors_through_generated_stubs() {
 #[test]
 fn python_does_the_same_over_tls() {
     let (Some(venv), Some(authority)) = (available(Venv::get()), available(Authority::new())) else { return };
-    let stubs = generate_stubs(&venv);
+    let stubs = venv.stubs();
     let server = Setup::new().args(authority.issue("server", Valid::Days(30)).server_args()).start();
     let script = paths::workspace().join("tests/python/foreign.py");
     let addr = server.addr().strip_prefix("https://").unwrap();

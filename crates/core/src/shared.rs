@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 use crate::aside::Aside;
 use crate::backlog::{Backlog, Trouble};
@@ -23,6 +24,7 @@ use crate::meter::Histogram;
 use crate::path::FilePath;
 use crate::private::PrivateMemory;
 use crate::spill::SpillFile;
+use crate::trace::TARGET;
 use crate::units::{ByteRange, PAGE_SIZE};
 
 /// What all files share.
@@ -160,7 +162,8 @@ impl Shared {
             return Ok(());
         };
         let limit = self.limits.store_timeout;
-        tokio::time::timeout(limit, journal.acknowledged(said)).await.unwrap_or_else(|_| {
+        let span = tracing::info_span!(target: TARGET, "journal.wait");
+        tokio::time::timeout(limit, journal.acknowledged(said)).instrument(span).await.unwrap_or_else(|_| {
             let sentence = format!("the journal's disk did not answer within {} s", limit.as_secs());
             Err(Error::new(Errno::Io, sentence).retry_after(Duration::from_secs(1)))
         })
@@ -313,7 +316,7 @@ impl Shared {
     /// # Errors
     /// Those of `work`; [`Errno::Fault`] if it panicked.
     pub async fn finish<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-        match self.tasks.spawn(work).await {
+        match self.tasks.spawn(work.in_current_span()).await {
             Ok(result) => result,
             Err(failure) => {
                 tracing::error!(%failure, "a task of the core failed");

@@ -9,8 +9,11 @@
 pub mod config;
 pub mod telemetry;
 
-pub mod identity;
+mod auth;
+mod identity;
 pub mod status;
+
+mod traces;
 
 mod convert;
 

@@ -6,6 +6,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +24,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::service::Routes;
 
-use crate::config::Config;
+use crate::auth::{Door, Tokens};
+use crate::config::{Auth, Config};
 use crate::connection::Ends;
 use crate::entry::Entry;
 use crate::health::{Health, MountHealth};
@@ -33,6 +35,7 @@ use crate::metrics::{Calls, Endpoint, Limit, Registry};
 use crate::opening::{ServerError, open_core};
 use crate::service::{Files, Front, Mmaps, Processes};
 use crate::tls::Tls;
+use crate::traces::Traces;
 use crate::transport::Transport;
 
 /// What a message needs beside its data: the other fields, a path of 4 KiB among them, with room to spare.
@@ -83,6 +86,7 @@ pub struct Server {
     hangups: BoxStream<'static, ()>,
     metrics: Option<Endpoint>,
     manager: Arc<MmapManager>,
+    door: Door,
     health: Health,
     mounts: Vec<MountHealth>,
     recovered: Recovered,
@@ -95,6 +99,7 @@ impl Server {
     /// What is in the way. A mount that does not answer is not: the server serves, and its health says so. One
     /// that answers, and where something else lies than the mount says, is.
     pub async fn bind(config: Config) -> Result<Self, ServerError> {
+        let door = open_door(&config.auth).await?;
         let tls = match &config.tls {
             Some(files) => Some(Tls::open(files).await.map_err(ServerError::Config)?),
             None => None,
@@ -116,10 +121,11 @@ impl Server {
         }
         manager.settle(SETTLE_TIME).await;
         let hangups = futures::stream::pending().boxed();
-        Ok(Self { config, listeners, tls, hangups, metrics, manager, health, mounts, recovered })
+        Ok(Self { config, listeners, tls, hangups, metrics, manager, door, health, mounts, recovered })
     }
 
-    /// The same server, which reads its TLS files again at each item of `hangups`, too, and not only when they change.
+    /// The same server, which reads its files of certificates and keys again at each item of `hangups`, too, and not only
+    /// when they change.
     #[must_use]
     pub fn with_hangups(mut self, hangups: impl Stream<Item = ()> + Send + 'static) -> Self {
         self.hangups = hangups.boxed();
@@ -157,7 +163,7 @@ impl Server {
     /// # Errors
     /// What kept it from serving.
     pub async fn serve(self, stops: impl Stream<Item = ()> + Send) -> Result<ExitReport, ServerError> {
-        let Self { config, listeners, tls, hangups, metrics, manager, health, .. } = self;
+        let Self { config, listeners, tls, hangups, metrics, manager, door, health, .. } = self;
         let ends = Ends { stopping: CancellationToken::new(), closing: CancellationToken::new() };
         let Ends { stopping, closing } = &ends;
         // Whoever drops this future, too, closes the connections.
@@ -165,7 +171,7 @@ impl Server {
         let mut stops = std::pin::pin!(stops.chain(futures::stream::pending()));
 
         let calls = Calls::new();
-        let entry = entry(&config, (&manager, &calls), &health, stopping)?;
+        let entry = entry(&config, (&manager, &calls), &door, &health, stopping)?;
         let places = Arc::new(Semaphore::new(config.bounds.connections));
         let counted = calls.clone();
         let connections = incoming(listeners, &places).inspect(move |_| counted.connected());
@@ -183,7 +189,7 @@ impl Server {
                 return Err(ServerError::Failed(format!("the server cannot go on: {why}; at the end: {report:?}")));
             }
             never = health.watch() => match never {},
-            never = watch(tls.as_ref(), hangups) => match never {},
+            never = watch(tls.as_ref(), &door, hangups) => match never {},
             _ = stops.next() => {}
         }
 
@@ -212,11 +218,22 @@ impl Server {
     }
 }
 
-/// Keeps the certificates those of their files.
-async fn watch(tls: Option<&Arc<Tls>>, hangups: BoxStream<'static, ()>) -> Infallible {
-    match tls {
-        Some(tls) => tls.watch(hangups).await,
-        None => std::future::pending().await,
+/// Keeps the certificates, and the keys of tokens, those of their files.
+async fn watch(tls: Option<&Arc<Tls>>, door: &Door, hangups: BoxStream<'static, ()>) -> Infallible {
+    let nudged = door.clone();
+    let mut hangups = hangups.inspect(move |()| nudged.look_again()).boxed();
+    let certificates = async {
+        match tls {
+            Some(tls) => tls.watch(hangups).await,
+            None => {
+                while hangups.next().await.is_some() {}
+                pending().await
+            }
+        }
+    };
+    tokio::select! {
+        never = certificates => never,
+        never = door.watch() => never,
     }
 }
 
@@ -269,9 +286,23 @@ async fn give_up(manager: &Arc<MmapManager>) -> ExitReport {
     }
 }
 
+/// What lets callers in. The files of keys are read off the runtime's threads.
+async fn open_door(auth: &Auth) -> Result<Door, ServerError> {
+    let jwt = match auth {
+        Auth::Trust => return Ok(Door::Open),
+        Auth::Jwt(jwt) => jwt.clone(),
+    };
+    match tokio::task::spawn_blocking(move || Tokens::open(&jwt)).await {
+        Ok(Ok(tokens)) => Ok(Door::Tokens(Arc::new(tokens))),
+        Ok(Err(sentence)) => Err(ServerError::Config(sentence)),
+        Err(failure) => Err(ServerError::Failed(format!("the files of keys could not be read: {failure}"))),
+    }
+}
+
 fn entry(
     config: &Config,
     (manager, calls): (&Arc<MmapManager>, &Arc<Calls>),
+    door: &Door,
     health: &Health,
     stopping: &CancellationToken,
 ) -> Result<Entry, ServerError> {
@@ -287,7 +318,9 @@ fn entry(
     };
     let routes = routes(&front, encoded_max, health).map_err(|error| internal(&error))?;
     let guard = Guard::new(node, config.bounds.calls, config.limits.max_message);
-    Ok(Entry::new(guard, front, routes, encoded_max))
+    let telemetry = &config.telemetry;
+    let traces = Traces::new(telemetry.otlp_endpoint.as_ref().map(|_| telemetry.trace_sample));
+    Ok(Entry::new(guard, door.clone(), front, routes, traces, encoded_max))
 }
 
 /// Bytes of the largest message: its data and what it needs beside it.

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tracing::{Instrument as _, Span};
 
 use super::state::{Attempt, FileState};
 use super::{File, WHOLE};
@@ -19,6 +20,7 @@ use crate::budget::Reservation;
 use crate::error::{Errno, Error, Result};
 use crate::journal::Lsn;
 use crate::journal::record::BlockPages;
+use crate::trace::TARGET;
 use crate::units::{BlockIndex, ByteRange, PageMask, PageSet};
 use crate::vfs::{Base, CommitId, Patch, Stat, StoreFault, StoreResult, Version, WRITE_BACK_BYTES_MAX, WriteBack};
 
@@ -39,6 +41,8 @@ pub struct SyncOutcome {
 pub(super) struct Waiter {
     asked: Instant,
     ranges: Vec<ByteRange>,
+    /// The wait. The commit is told below the first one's who looks at it.
+    span: Span,
     reply: oneshot::Sender<Result<SyncOutcome>>,
 }
 
@@ -82,7 +86,8 @@ impl File {
     /// ESTALE, EROFS, EIO, EUCLEAN; the pages stay unsynced.
     pub async fn sync(self: &Arc<Self>, ranges: Vec<ByteRange>) -> Result<SyncOutcome> {
         let (reply, answer) = oneshot::channel();
-        self.waiters.lock().push(Waiter { asked: Instant::now(), ranges, reply });
+        let span = tracing::info_span!(target: TARGET, "commit", mmap.path = %self.path);
+        self.waiters.lock().push(Waiter { asked: Instant::now(), ranges, span, reply });
         let file = Arc::clone(self);
         // Whichever task gets the commit lock first serves everybody who waits by then.
         self.shared.tasks.spawn(async move { file.serve_waiters().await });
@@ -106,7 +111,9 @@ impl File {
             return;
         }
         let ranges: Vec<ByteRange> = waiters.iter().flat_map(|waiter| waiter.ranges.iter().copied()).collect();
-        let result = self.commit_ranges(&PageSet::of(&ranges)).await;
+        let span = waiters.iter().map(|waiter| &waiter.span).find(|span| !span.is_disabled());
+        let span = span.cloned().unwrap_or_else(Span::none);
+        let result = self.commit_ranges(&PageSet::of(&ranges)).instrument(span).await;
         turn.note(result.as_ref().err());
         for waiter in waiters {
             self.answer(waiter, result.as_ref().map(|(cut, version)| (cut, version.clone())).map_err(Error::clone));

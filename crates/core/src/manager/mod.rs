@@ -148,8 +148,12 @@ impl MmapManager {
 
     /// The caller's mapping, which cannot go as long as the answer is held: not across an await, then.
     fn find_own(&self, caller: &Caller, id: MmapId) -> Result<Ref<'_, MmapId, Arc<MmapEntry>>> {
-        let entry = self.mappings.get(&id).filter(|entry| caller.is(entry.owner()));
-        entry.ok_or_else(|| no_such_mapping(id))
+        match self.mappings.get(&id) {
+            Some(entry) if caller.is(entry.owner()) => Ok(entry),
+            // The same answer as if it were not there; but the log may know.
+            Some(entry) if entry.owner().subject != caller.subject => Err(no_such_mapping(id).caused_by(Foreign)),
+            Some(_) | None => Err(no_such_mapping(id)),
+        }
     }
 
     /// No call is begun from now on.
@@ -178,6 +182,12 @@ impl MmapManager {
         Ok(())
     }
 }
+
+/// Why a mapping that is there is not the caller's: it is of another subject. Goes into the log as an error's cause, and
+/// never to the caller.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the mapping is another subject's")]
+pub struct Foreign;
 
 /// More than threads, so that those at different mappings seldom meet at one lock.
 const MAPPING_SHARDS: usize = 64;

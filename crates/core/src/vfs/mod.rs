@@ -12,6 +12,7 @@ pub mod chaos;
 #[cfg(any(test, feature = "test-support"))]
 pub mod conformance;
 mod bounded;
+mod traced;
 mod compose;
 pub mod local;
 pub mod object;

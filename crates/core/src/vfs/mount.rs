@@ -17,6 +17,7 @@ use super::counts::StoreCounts;
 use super::fault::StoreFault;
 use super::spec::{MountSpec, check_prefix};
 use super::store::{FileStore, Writability};
+use super::traced::TracedStore;
 use crate::error::{Errno, Error, Result};
 use crate::limits::Limits;
 
@@ -86,8 +87,9 @@ impl Mount {
     }
 
     fn bind(prefix: String, url: String, store: Arc<dyn FileStore>, access: Access, limits: &Limits) -> Self {
-        let store = Arc::new(BoundedStore::new(store, limits.store_timeout).of_mount(&prefix));
+        let store = BoundedStore::new(store, limits.store_timeout).of_mount(&prefix);
         let counts = Arc::clone(store.counts());
+        let store = Arc::new(TracedStore::new(Arc::new(store), &prefix));
         Self {
             prefix,
             url,

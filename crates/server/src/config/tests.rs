@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::asked::Asked;
+use super::auth::Auth;
 use super::health::Trust;
 use super::keys;
 use super::listen::ListenAddr;
@@ -107,10 +108,24 @@ fn a_level_of_durability_is_one_of_three_and_process_if_none_is_named() {
 }
 
 #[test]
-fn what_this_build_does_not_have_is_refused_and_not_ignored() {
-    assert!(read(&["--auth", "trust"], &[]).is_ok());
-    assert!(sentence(&["--auth", "jwt"], &[]).contains("use trust"));
+fn tokens_need_keys_and_an_audience_and_what_is_about_them_needs_jwt() {
+    assert!(matches!(read(&["--auth", "trust"], &[]).unwrap().auth, Auth::Trust));
+    assert!(sentence(&["--auth", "jwt"], &[]).contains("--jwt-keys"));
+    assert!(sentence(&["--auth", "jwt", "--jwt-keys", "/k"], &[]).contains("--jwt-audience"));
     assert!(sentence(&[], &[("MMAPD_AUTH", "maybe")]).starts_with("MMAPD_AUTH: "));
+    for (flag, value) in [("--jwt-keys", "/k"), ("--jwt-audience", "a"), ("--jwt-issuer", "i"), ("--jwt-leeway", "1s")]
+    {
+        assert!(sentence(&[flag, value], &[]).starts_with(&format!("{flag}: no token is checked")), "{flag}");
+    }
+    let jwt = ["--auth", "jwt", "--jwt-keys", "/k", "--jwt-keys", "/l", "--jwt-audience", "mmapd"];
+    let Auth::Jwt(read_jwt) = read(&jwt, &[("MMAPD_JWT_ISSUER", "a b")]).unwrap().auth else { panic!("jwt") };
+    assert_eq!(read_jwt.keys, [Path::new("/k"), Path::new("/l")]);
+    assert_eq!(read_jwt.expected.audiences, ["mmapd"]);
+    assert_eq!(read_jwt.expected.issuers, ["a", "b"]);
+    assert_eq!(read_jwt.expected.leeway, Duration::from_secs(30));
+    assert!(sentence(&[&jwt[..], &["--jwt-leeway", "6m"]].concat(), &[]).contains("5m"));
+    assert!(sentence(&[&jwt[..], &["--listen", "0.0.0.0:1"]].concat(), &[]).contains("reads the tokens"));
+    assert!(read(&[&jwt[..], &["--listen", "0.0.0.0:1", "--insecure"]].concat(), &[]).is_ok());
 }
 
 #[test]

@@ -8,6 +8,7 @@
 use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
 
+use bytes::Buf as _;
 use http::HeaderMap;
 use hyper::body::Incoming as HyperBody;
 use mmap_core::error::{Errno, Error, Result};
@@ -18,10 +19,12 @@ use tokio::time::timeout;
 use tonic::Status;
 
 use super::front::Front;
+use crate::auth::Identity;
 use crate::convert;
 use crate::identity::{PidHeader, caller};
 use crate::layers::{ADMISSION_TIME, Call, timeout as grpc_timeout};
 use crate::metrics::Rpc;
+use crate::traces::About;
 use crate::wire::{Account, Charge, Incoming, Malformed, Payload, Segments, WireBody, Write, put_message, put_read};
 
 /// Which of the two.
@@ -68,6 +71,7 @@ enum Message {
 pub(crate) struct Data {
     method: Method,
     headers: HeaderMap,
+    identity: Identity,
     incoming: Incoming<HyperBody>,
     /// Once it is there.
     message: Option<Message>,
@@ -88,14 +92,29 @@ pub(crate) enum Progress {
 }
 
 impl Data {
-    /// The call with these headers and this body, of a connection with this account.
-    pub(crate) fn new(method: Method, headers: HeaderMap, incoming: Incoming<HyperBody>, account: Account) -> Self {
-        Self { method, headers, incoming, message: None, account }
+    /// The call of `identity` with these headers and this body, of a connection with this account.
+    pub(crate) fn new(
+        method: Method,
+        headers: HeaderMap,
+        identity: Identity,
+        incoming: Incoming<HyperBody>,
+        account: Account,
+    ) -> Self {
+        Self { method, headers, identity, incoming, message: None, account }
     }
 
     /// Its headers.
     pub(crate) fn headers(&self) -> &HeaderMap {
         &self.headers
+    }
+
+    /// What it is about, once its message is there.
+    pub(crate) fn about(&self) -> About<'_> {
+        match &self.message {
+            Some(Message::Read(read)) => About::part(read.mmap_id, read.offset, read.length),
+            Some(Message::Write(write)) => About::part(write.mmap_id, write.offset, write.data.remaining() as u64),
+            None => About::default(),
+        }
     }
 
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<std::result::Result<(), Malformed>> {
@@ -121,7 +140,7 @@ impl Front {
     fn try_data(&self, data: &Data) -> Option<Progress> {
         // Nothing is waited for, so that a deadline has to be readable and no more.
         grpc_timeout(&data.headers).ok()?;
-        let caller = caller(&data.headers, PidHeader::Needed, None).ok()?;
+        let caller = caller(&data.identity, &data.headers, PidHeader::Needed, None).ok()?;
         match data.message.as_ref()? {
             Message::Read(request) => {
                 let read = convert::mmap_read(*request, self.max_message).ok()?;
@@ -149,11 +168,12 @@ impl Front {
             return Err(malformed.into_status(self.max_message, |error| call.fail(error)));
         }
         call.set_received();
+        data.about().tell(call.span());
         self.wait_data(data, call).await.map_err(|error| call.fail(&error))
     }
 
     async fn wait_data(&self, data: Data, call: &Call) -> Result<WireBody> {
-        let caller = caller(&data.headers, PidHeader::Needed, call.deadline())?;
+        let caller = caller(&data.identity, &data.headers, PidHeader::Needed, call.deadline())?;
         match data.message {
             Some(Message::Read(request)) => {
                 let read = convert::mmap_read(request, self.max_message)?;

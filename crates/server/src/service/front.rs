@@ -8,6 +8,7 @@ use mmap_core::manager::{Caller, MmapManager};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use super::told::Told;
 use crate::identity::{PidHeader, caller};
 use crate::layers::Call;
 use crate::metrics::Calls;
@@ -39,13 +40,15 @@ impl Front {
         run: F,
     ) -> std::result::Result<Response<A>, Status>
     where
+        Q: Told,
         F: FnOnce(Core, Caller, Q) -> R,
         R: Future<Output = Result<A>>,
     {
         let call = Call::of(&request);
         call.set_received();
         let (metadata, _, message) = request.into_parts();
-        let answered = match caller(metadata.as_ref(), pid_header, call.deadline()) {
+        message.about().tell(call.span());
+        let answered = match caller(call.identity(), metadata.as_ref(), pid_header, call.deadline()) {
             Ok(caller) => run(self.manager.clone(), caller, message).await,
             Err(error) => Err(error),
         };

@@ -7,6 +7,7 @@ use futures::FutureExt as _;
 use mmap_core::error::Result;
 use mmap_core::manager::{Caller, MmapManager};
 use tonic::Status;
+use tracing::{Instrument as _, Span};
 
 use super::ending::Ending;
 use super::front::Core;
@@ -50,9 +51,22 @@ impl Work {
         T: 'static,
         W: Future<Output = Result<T>> + Send + 'static,
     {
+        self.later_in(self.call.span().clone(), work)
+    }
+
+    /// As [`Work::later`], told on a span of its own.
+    pub(super) fn later_in<T, W>(
+        &self,
+        span: Span,
+        work: impl FnOnce(Core, Caller) -> W,
+    ) -> impl Future<Output = std::result::Result<T, Status>> + Send + 'static
+    where
+        T: 'static,
+        W: Future<Output = Result<T>> + Send + 'static,
+    {
         let call = self.call.clone();
         let work = AssertUnwindSafe(work(self.core.clone(), self.caller.clone())).catch_unwind();
-        work.map(move |ended| told(ended, &call))
+        work.map(move |ended| told(ended, &call)).instrument(span)
     }
 }
 

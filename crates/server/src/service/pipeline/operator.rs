@@ -21,6 +21,7 @@ use tonic_types::pb;
 use super::op::{Done, Op};
 use super::order::{Order, Place};
 use super::request::Request;
+use super::trail::{Trail, ended};
 use super::unjournaled::Unjournaled;
 use crate::metrics::{Operation, Tally};
 use crate::service::work::Work;
@@ -40,6 +41,7 @@ pub(super) struct Operator {
     /// May begin now: those that they waited for have ended.
     freed: VecDeque<(Place, Task)>,
     running: JoinSet<Finished>,
+    trail: Trail,
     unjournaled: Unjournaled,
     /// Waits until the client has taken enough answers.
     parked: Option<Parked>,
@@ -81,6 +83,7 @@ impl Operator {
     /// Does what is asked for with `work`.
     pub(super) fn new(work: Work) -> Self {
         Self {
+            trail: Trail::of(work.call.span()),
             work,
             order: Order::default(),
             freed: VecDeque::new(),
@@ -137,6 +140,7 @@ impl Operator {
     /// Does the operation of a request, or lines it up.
     pub(super) fn take(&mut self, request: Request) {
         let tag = request.tag;
+        self.trail.asked();
         let op = match Op::of(request.op, self.work.max_message) {
             Ok(op) => op,
             Err(error) => {
@@ -222,11 +226,12 @@ impl Operator {
     }
 
     fn spawn(&mut self, Task { tag, op, charge }: Task, place: Option<Place>) {
-        let (cost, operation, since) = (op.cost(), op.operation(), Instant::now());
-        let calls = self.work.calls.clone();
-        let waiting = self.work.later(|core, caller| op.run(core, caller));
+        let (cost, span) = (op.cost(), self.trail.waits(&op));
+        let (operation, since, calls) = (op.operation(), Instant::now(), self.work.calls.clone());
+        let waiting = self.work.later_in(span.clone(), |core, caller| op.run(core, caller));
         self.running.spawn(waiting.map(move |done| {
             calls.operation_waited(operation, since.elapsed());
+            ended(&span, &done);
             Finished { tag, operation, place, cost, charge, done }
         }));
     }
