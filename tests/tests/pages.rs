@@ -73,6 +73,7 @@ fn links_between_the_pages_lead_somewhere() {
         "docs/ERRORS.md",
         "docs/CONFIGURATION.md",
         "docs/SECURITY.md",
+        "docs/METRICS.md",
     ] {
         let file = paths::workspace().join(page);
         let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{page}: {error}"));

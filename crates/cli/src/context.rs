@@ -5,7 +5,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::Result;
-use mmap_client::{AttachOptions, Capability, Client, ClientBuilder, Process};
+use mmap_client::{AttachOptions, Capability, Client, ClientBuilder, Process, TraceContext};
 
 use crate::{exit::Failure, output::Format, report::Reporter};
 
@@ -75,8 +75,11 @@ impl Context {
         token_file: Option<PathBuf>,
         capabilities: &[Capability],
     ) -> Result<Self> {
-        let builder = tls
-            .apply(Client::builder())?
+        let mut builder = tls.apply(Client::builder())?;
+        if let Some(trace) = trace() {
+            builder = builder.trace(move || Some(trace.clone()));
+        }
+        let builder = builder
             .connect_timeout(timeout.unwrap_or(CONNECT).min(CONNECT))
             .deadline(timeout.unwrap_or(REQUEST))
             .capabilities(capabilities.iter().copied());
@@ -111,4 +114,14 @@ impl Context {
         exited?;
         Ok(done)
     }
+}
+
+/// The trace that whoever started this program is in, by the convention for command lines. What cannot be read is no
+/// reason to do nothing.
+fn trace() -> Option<TraceContext> {
+    let trace: TraceContext = std::env::var("TRACEPARENT").ok()?.parse().ok()?;
+    Some(match std::env::var("TRACESTATE") {
+        Ok(state) => trace.with_state(&state),
+        Err(_) => trace,
+    })
 }

@@ -23,6 +23,7 @@ use crate::{
     retry::RetryPolicy,
     tls::{self, Tls},
     token::Token,
+    trace::{Hook, TraceContext},
     transport::{self, Service},
     types::Capability,
 };
@@ -46,6 +47,7 @@ pub struct ClientBuilder {
     connections: usize,
     token: Option<Token>,
     tls: Tls,
+    trace: Option<Hook>,
     wraps: Vec<Wrap>,
 }
 
@@ -60,6 +62,7 @@ impl Default for ClientBuilder {
             connections: 2,
             token: None,
             tls: Tls::default(),
+            trace: None,
             wraps: Vec::new(),
         }
     }
@@ -175,6 +178,14 @@ impl ClientBuilder {
         self
     }
 
+    /// Asks `hook` before each call where the calling task is in its trace, and tells the server, which goes on from
+    /// there. See [the crate's page](crate#traces). An operation of a trace that is recorded is a call of its own: the
+    /// stream that small reads and writes share is nobody's.
+    pub fn trace(mut self, hook: impl Fn() -> Option<TraceContext> + Send + Sync + 'static) -> Self {
+        self.trace = Some(Hook::new(hook));
+        self
+    }
+
     /// Lets `interceptor` see and change every call's headers: an `authorization`, a `traceparent`. The last one
     /// given is the first to run. The small reads and writes of a process share a stream, and with it its headers.
     pub fn interceptor<I>(mut self, interceptor: I) -> Self
@@ -247,6 +258,7 @@ impl ClientBuilder {
             capabilities,
             token: self.token.clone(),
             retry: self.retry,
+            trace: self.trace,
             max_answer: self.max_message.saturating_add(ANSWER_SLACK),
         };
         let wrapped = |service| self.wraps.iter().fold(service, |service, wrap| wrap(service));

@@ -24,6 +24,7 @@ use crate::{
     framing::Messages,
     retry::{self, Repeat, RetryPolicy},
     token::Token,
+    trace::Hook,
     transport::Service,
 };
 
@@ -42,6 +43,8 @@ pub(crate) struct Settings {
     /// In whose stead capabilities are not sent.
     pub(crate) token: Option<Token>,
     pub(crate) retry: RetryPolicy,
+    /// Says where in its trace a caller is.
+    pub(crate) trace: Option<Hook>,
     /// The largest answer that is taken, in encoded bytes.
     pub(crate) max_answer: usize,
 }
@@ -98,6 +101,17 @@ impl Caller {
         Self { settings: Arc::new(settings), ..self.clone() }
     }
 
+    /// The same caller without a trace: for what many share.
+    pub(crate) fn untraced(&self) -> Self {
+        let settings = Settings { trace: None, ..Settings::clone(&self.settings) };
+        Self { settings: Arc::new(settings), ..self.clone() }
+    }
+
+    /// Whether the calling task's trace is recorded.
+    pub(crate) fn is_sampled(&self) -> bool {
+        self.settings.trace.as_ref().is_some_and(Hook::is_sampled)
+    }
+
     /// Sends `message` by `send`, repeating it as `repeat` allows, until the deadline.
     pub(crate) async fn call<Q, R, F, Fut>(&self, repeat: Repeat, message: Q, send: F) -> Result<Response<R>>
     where
@@ -138,6 +152,9 @@ impl Caller {
         }
         if let Some(token) = &self.settings.token {
             request.metadata_mut().as_mut().insert(header::AUTHORIZATION, token.value().await?);
+        }
+        if let Some(trace) = &self.settings.trace {
+            trace.tell(request.metadata_mut());
         }
         Ok(request)
     }

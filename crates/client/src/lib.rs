@@ -92,12 +92,35 @@
 //! # Ok(()) }
 //! ```
 
+//!
+//! # Traces
+//! The server goes on with this program's trace if it is told where that is. With `opentelemetry`:
+//!
+//! ```ignore
+//! use opentelemetry::{Context, trace::TraceContextExt as _};
+//!
+//! let client = Client::builder()
+//!     .trace(|| {
+//!         let context = Context::current(); // with `tracing-opentelemetry`: Span::current().context()
+//!         let span = context.span().span_context().clone();
+//!         let trace = TraceContext::new(
+//!             u128::from_be_bytes(span.trace_id().to_bytes()),
+//!             u64::from_be_bytes(span.span_id().to_bytes()),
+//!             span.is_sampled(),
+//!         );
+//!         trace.ok().map(|trace| trace.with_state(&span.trace_state().header()))
+//!     })
+//!     .connect("127.0.0.1:50051")
+//!     .await?;
+//! ```
+
 // In dependency order: a module uses only what stands above it.
 mod hint;
 pub mod error;
 pub mod types;
 pub mod retry;
 mod tls;
+pub mod trace;
 mod transport;
 mod framing;
 mod token;
@@ -124,6 +147,7 @@ pub use mmap_proto::reason::Reason;
 pub use process::{AttachOptions, Process};
 pub use retry::RetryPolicy;
 pub use sync::Msync;
+pub use trace::TraceContext;
 pub use types::{
     Applied, Capability, ConflictInfo, ConflictList, ConflictPart, ConflictRange, Exited, FileInfo, MappingInfo, Page,
     Pong, ProcessInfo, Prot, Sharing, Synced, WaitingFile,

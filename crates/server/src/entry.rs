@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -17,13 +17,17 @@ use mmap_core::error::Error;
 use tokio::time::timeout;
 use tonic::body::Body;
 use tonic::service::Routes;
+use tonic::{Code, Status};
 use tower::ServiceExt as _;
+use tracing::{Instrument as _, Span};
 
 use crate::auth::{Door, Identity};
 use crate::connection::Peer;
 use crate::layers::{Call, Guard, Origin, catch, is_counted};
+use crate::metrics::Rpc;
 use crate::service::{Data, Front, Method, Progress, Streaming};
 use crate::status::to_status;
+use crate::traces::{Traces, failed, succeeded};
 use crate::wire::{Incoming, PREFIX_LENGTH, WireBody};
 
 /// Bytes of a refused request's message that are read and thrown away.
@@ -41,14 +45,27 @@ struct Shared {
     door: Door,
     front: Front,
     routes: Routes,
+    traces: Traces,
     /// Bytes of the largest message, encoded.
     encoded_max: usize,
 }
 
 impl Entry {
     /// An entry through `door` to `routes` and, for the data calls, to `front`; messages have at most `encoded_max` bytes.
-    pub(crate) fn new(guard: Guard, door: Door, front: Front, routes: Routes, encoded_max: usize) -> Self {
-        Self(Arc::new(Shared { guard, door, front, routes: routes.prepare(), encoded_max }))
+    pub(crate) fn new(
+        guard: Guard,
+        door: Door,
+        front: Front,
+        routes: Routes,
+        traces: Traces,
+        encoded_max: usize,
+    ) -> Self {
+        Self(Arc::new(Shared { guard, door, front, routes: routes.prepare(), traces, encoded_max }))
+    }
+
+    /// How many calls run that need a place.
+    pub(crate) fn running_calls(&self) -> u64 {
+        self.0.guard.running_calls()
     }
 
     /// The entry for one connection's requests.
@@ -70,25 +87,26 @@ impl hyper::service::Service<Request<HyperBody>> for PeerEntry {
     type Future = Answer;
 
     fn call(&self, request: Request<HyperBody>) -> Answer {
+        let since = Instant::now();
         let (mut head, body) = request.into_parts();
         let origin = match self.origin(&mut head) {
             Ok(origin) => origin,
-            Err(error) => {
-                let response = self.shared.guard.refuse(to_status(&error));
-                return match Streaming::of(head.uri.path()) {
-                    Some(_) => Answer::Now(Some(response)),
-                    None => Answer::Later(after_message(body, response).boxed()),
-                };
-            }
+            Err(error) => return self.turn_away(&head, body, &error, since),
         };
         let path = head.uri.path();
         match (Method::of(path), Streaming::of(path)) {
-            (Some(method), _) => self.data(method, head, body, origin),
-            (None, Some(method)) => self.stream(method, &head, body, origin),
+            (Some(method), _) => self.data(method, (head, body), origin, since),
+            (None, Some(method)) => self.stream(method, (&head, body), origin, since),
             (None, None) => {
                 let Self { shared, peer } = self.clone();
+                let running = shared.front.calls.running(Rpc::of(path), since);
                 let request = Request::from_parts(head, body);
-                Answer::Later(async move { shared.route(&peer, request, origin).await }.boxed())
+                let later = async move {
+                    let response = shared.route(&peer, request, origin).await;
+                    running.answered(response.headers());
+                    response
+                };
+                Answer::Later(later.boxed())
             }
         }
     }
@@ -105,33 +123,52 @@ impl PeerEntry {
         Ok(Origin { identity, peer })
     }
 
-    fn data(&self, method: Method, head: Parts, body: HyperBody, origin: Origin) -> Answer {
+    /// The answer to who is not let in.
+    fn turn_away(&self, head: &Parts, body: HyperBody, error: &Error, since: Instant) -> Answer {
+        let (shared, path) = (&self.shared, head.uri.path());
+        let span = shared.traces.call(path, &head.headers, true);
+        let refused = shared.refused((Rpc::of(path), since), &span, to_status(error));
+        match (Streaming::of(path), refused) {
+            (None, Answer::Now(Some(response))) => Answer::Later(after_message(body, response).boxed()),
+            (_, refused) => refused,
+        }
+    }
+
+    fn data(&self, method: Method, (head, body): (Parts, HyperBody), origin: Origin, since: Instant) -> Answer {
         let Self { shared, peer } = self;
         let incoming = Incoming::new(body, shared.encoded_max);
         let mut data = Data::new(method, head.headers, origin.identity.clone(), incoming, peer.account.clone());
-        let path = head.uri.path();
-        let written = match catch(|| shared.front.data_now(&mut data)) {
-            Ok(Progress::Answered(body)) => return Answer::Now(Some(shared.guard.answer(body))),
+        let (path, calls, rpc) = (head.uri.path(), &shared.front.calls, method.rpc());
+        let span = shared.traces.call(path, data.headers(), true);
+        let tried = span.in_scope(|| catch(|| shared.front.data_now(&mut data)));
+        data.about().tell(&span);
+        let written = match tried {
+            Ok(Progress::Answered(body)) => {
+                calls.ended(rpc, Code::Ok, since);
+                succeeded(&span);
+                return Answer::Now(Some(shared.guard.answer(body)));
+            }
             Ok(Progress::Malformed(malformed)) => {
-                let call = Call::failed(path, data.headers(), origin);
+                let call = Call::failed(path, data.headers(), origin, span);
                 let status = malformed.into_status(shared.guard.max_message(), |error| call.fail(error));
-                return Answer::Now(Some(shared.guard.refuse(status)));
+                return shared.refused((rpc, since), call.span(), status);
             }
             Err(panic) => {
-                let status = Call::failed(path, data.headers(), origin).fail_by_fault(&panic);
-                return Answer::Now(Some(shared.guard.refuse(status)));
+                let call = Call::failed(path, data.headers(), origin, span);
+                return shared.refused((rpc, since), call.span(), call.fail_by_fault(&panic));
             }
             Ok(Progress::Written(written)) => Some(written),
             Ok(Progress::Waits) => None,
         };
-        let call = match Call::begin(path, data.headers(), origin) {
+        let call = match Call::begin(path, data.headers(), origin, span.clone()) {
             Ok(call) => call,
-            Err(error) => return Answer::Now(Some(shared.guard.refuse(to_status(&error)))),
+            Err(error) => return shared.refused((rpc, since), &span, to_status(&error)),
         };
+        let running = calls.running(rpc, since);
         let Self { shared, peer } = self.clone();
         let later = async move {
             let Shared { guard, front, .. } = &*shared;
-            match written {
+            let response = match written {
                 Some(written) => {
                     let answered = async { front.written(written, &call).await.map(|body| guard.answer(body)) };
                     guard.run_admitted(&call, answered).await
@@ -140,36 +177,51 @@ impl PeerEntry {
                     let answered = async { front.data(data, &call).await.map(|body| guard.answer(body)) };
                     guard.run(Some(&peer), &call, answered).await
                 }
-            }
+            };
+            running.answered(response.headers());
+            response
         };
-        Answer::Later(later.boxed())
+        Answer::Later(later.instrument(span).boxed())
     }
 }
 
 impl PeerEntry {
-    fn stream(&self, method: Streaming, head: &Parts, body: HyperBody, origin: Origin) -> Answer {
+    fn stream(&self, method: Streaming, (head, body): (&Parts, HyperBody), origin: Origin, since: Instant) -> Answer {
         let Self { shared, peer } = self;
         let requests = Incoming::new(body, shared.encoded_max);
         let (account, node) = (peer.account.clone(), shared.guard.node().clone());
-        let opened = Call::begin(head.uri.path(), &head.headers, origin)
-            .and_then(|call| shared.front.stream(method, &call, (&head.headers, requests), account, node));
-        Answer::Now(Some(match opened {
-            Ok(body) => shared.guard.answer(body),
-            Err(error) => shared.guard.refuse(to_status(&error)),
-        }))
+        let span = shared.traces.call(head.uri.path(), &head.headers, true);
+        let opened = Call::begin(head.uri.path(), &head.headers, origin, span.clone())
+            .and_then(|call| shared.front.stream(method, (&call, since), (&head.headers, requests), account, node));
+        match opened {
+            Ok(body) => Answer::Now(Some(shared.guard.answer(body))),
+            Err(error) => shared.refused((method.rpc(), since), &span, to_status(&error)),
+        }
     }
 }
 
 impl Shared {
+    /// The answer of a call that failed at once.
+    fn refused(&self, (rpc, since): (Rpc, Instant), span: &Span, status: Status) -> Answer {
+        self.front.calls.ended(rpc, status.code(), since);
+        failed(span, &status);
+        Answer::Now(Some(self.guard.refuse(status)))
+    }
+
     /// Answers through tonic.
     async fn route(&self, peer: &Peer, mut request: Request<HyperBody>, origin: Origin) -> Response<WireBody> {
         let path = request.uri().path();
-        let call = match Call::begin(path, request.headers(), origin) {
-            Ok(call) => call,
-            Err(error) => return self.guard.refuse(to_status(&error)),
-        };
         // Messages without end where one is asked for would be read for as long as they come.
         let is_limited = is_counted(path);
+        let span = self.traces.call(path, request.headers(), is_limited);
+        let call = match Call::begin(path, request.headers(), origin, span.clone()) {
+            Ok(call) => call,
+            Err(error) => {
+                let status = to_status(&error);
+                failed(&span, &status);
+                return self.guard.refuse(status);
+            }
+        };
         request.extensions_mut().insert(call.clone());
         let request = request.map(|body| match is_limited {
             true => Body::new(Limited::new(body, self.encoded_max.saturating_add(PREFIX_LENGTH))),
@@ -182,7 +234,7 @@ impl Shared {
                 Err(never) => match never {},
             }
         };
-        self.guard.run(Some(peer), &call, handler).await
+        self.guard.run(Some(peer), &call, handler).instrument(span).await
     }
 }
 

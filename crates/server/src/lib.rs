@@ -13,6 +13,8 @@ mod auth;
 mod identity;
 pub mod status;
 
+mod traces;
+
 mod convert;
 
 #[allow(dead_code, unused_imports, reason = "the streaming methods use the rest of it")]
@@ -21,6 +23,7 @@ mod wire;
 mod tls;
 
 pub mod checkup;
+pub mod metrics;
 
 mod connection;
 mod layers;

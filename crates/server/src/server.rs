@@ -21,6 +21,7 @@ use mmap_proto::v1::process_service_server::ProcessServiceServer;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::service::Routes;
 
 use crate::auth::{Door, Tokens};
@@ -30,9 +31,11 @@ use crate::entry::Entry;
 use crate::health::{Health, MountHealth};
 use crate::layers::Guard;
 use crate::listener::{Listener, incoming};
+use crate::metrics::{Calls, Endpoint, Limit, Registry};
 use crate::opening::{ServerError, open_core};
 use crate::service::{Files, Front, Mmaps, Processes};
 use crate::tls::Tls;
+use crate::traces::Traces;
 use crate::transport::Transport;
 
 /// What a message needs beside its data: the other fields, a path of 4 KiB among them, with room to spare.
@@ -81,6 +84,7 @@ pub struct Server {
     tls: Option<Arc<Tls>>,
     /// Each item asks to read the TLS files again.
     hangups: BoxStream<'static, ()>,
+    metrics: Option<Endpoint>,
     manager: Arc<MmapManager>,
     door: Door,
     health: Health,
@@ -105,6 +109,10 @@ impl Server {
             let listener = Listener::bind(addr).await.map_err(ServerError::Failed)?;
             listeners.push(tls.iter().fold(listener, Listener::with_tls));
         }
+        let metrics = match config.metrics.listen.as_slice() {
+            [] => None,
+            addrs => Some(Endpoint::bind(addrs).await.map_err(ServerError::Failed)?),
+        };
         let (manager, mounts, recovered) = open_core(&config).await?;
         let health = Health::new(mounts, Arc::clone(&manager)).await;
         let mounts = health.check().await;
@@ -113,7 +121,7 @@ impl Server {
         }
         manager.settle(SETTLE_TIME).await;
         let hangups = futures::stream::pending().boxed();
-        Ok(Self { config, listeners, tls, hangups, manager, door, health, mounts, recovered })
+        Ok(Self { config, listeners, tls, hangups, metrics, manager, door, health, mounts, recovered })
     }
 
     /// The same server, which reads its files of certificates and keys again at each item of `hangups`, too, and not only
@@ -127,6 +135,11 @@ impl Server {
     /// The addresses that clients can dial, as they are asked for.
     pub fn addrs(&self) -> Vec<String> {
         self.listeners.iter().map(|listener| listener.addr().to_owned()).collect()
+    }
+
+    /// Where metrics are told, if they are.
+    pub fn metrics_addr(&self) -> Option<std::net::SocketAddr> {
+        self.metrics.as_ref().map(Endpoint::addr)
     }
 
     /// How the mounts were at the start.
@@ -150,17 +163,23 @@ impl Server {
     /// # Errors
     /// What kept it from serving.
     pub async fn serve(self, stops: impl Stream<Item = ()> + Send) -> Result<ExitReport, ServerError> {
-        let Self { config, listeners, tls, hangups, manager, door, health, .. } = self;
+        let Self { config, listeners, tls, hangups, metrics, manager, door, health, .. } = self;
         let ends = Ends { stopping: CancellationToken::new(), closing: CancellationToken::new() };
         let Ends { stopping, closing } = &ends;
         // Whoever drops this future, too, closes the connections.
         let _closed = closing.clone().drop_guard();
         let mut stops = std::pin::pin!(stops.chain(futures::stream::pending()));
 
-        let entry = entry(&config, &manager, &door, &health, stopping)?;
+        let calls = Calls::new();
+        let entry = entry(&config, (&manager, &calls), &door, &health, stopping)?;
         let places = Arc::new(Semaphore::new(config.bounds.connections));
-        let connections = incoming(listeners, &places);
-        let transport = Transport::new(entry, &config.bounds, config.limits.memory / UNSENT_SHARE, &ends);
+        let counted = calls.clone();
+        let connections = incoming(listeners, &places).inspect(move |_| counted.connected());
+        let transport = Transport::new(entry.clone(), &config.bounds, config.limits.memory / UNSENT_SHARE, &ends);
+        let about = (config.node.clone(), config.durability);
+        let limits = limits(&config, &places, entry, &transport);
+        let registry = Registry::new(calls, manager.clone(), limits, Box::new(health.answers()), about);
+        let _metrics = metrics.map(|endpoint| tell_metrics(endpoint, &registry));
         let serving = transport.serve(connections);
         let mut serving = Box::pin(serving);
         tokio::select! {
@@ -176,6 +195,7 @@ impl Server {
 
         let end = Instant::now() + config.shutdown_timeout;
         tracing::info!("stopping: draining running calls, then syncing; a second signal ends at once");
+        registry.stop();
         health.stop().await;
         stopping.cancel();
         let drain = async {
@@ -223,6 +243,24 @@ impl fmt::Debug for Server {
     }
 }
 
+/// Tells metrics until this is dropped.
+fn tell_metrics(endpoint: Endpoint, registry: &Arc<Registry>) -> AbortOnDropHandle<()> {
+    tracing::info!("mmapd metrics on {}", endpoint.addr());
+    AbortOnDropHandle::new(tokio::spawn(endpoint.serve(registry.clone())))
+}
+
+/// What there may be so much of outside of the core.
+fn limits(config: &Config, places: &Arc<Semaphore>, entry: Entry, transport: &Transport) -> Vec<Limit> {
+    let (connections, places) = (config.bounds.connections, places.clone());
+    let taken = move || connections.saturating_sub(places.available_permits()) as u64;
+    let unsent = transport.unsent().clone();
+    vec![
+        Limit { name: "connections", max: connections as u64, used: Box::new(taken) },
+        Limit { name: "calls", max: config.bounds.calls as u64, used: Box::new(move || entry.running_calls()) },
+        Limit { name: "unsent_answer_bytes", max: unsent.max(), used: Box::new(move || unsent.unsent()) },
+    ]
+}
+
 /// Waits a little until the connections have given their places back, and with that all that they held.
 async fn all_closed(places: &Semaphore, connections: usize) {
     let all = u32::try_from(connections).unwrap_or(u32::MAX);
@@ -263,7 +301,7 @@ async fn open_door(auth: &Auth) -> Result<Door, ServerError> {
 
 fn entry(
     config: &Config,
-    manager: &Arc<MmapManager>,
+    (manager, calls): (&Arc<MmapManager>, &Arc<Calls>),
     door: &Door,
     health: &Health,
     stopping: &CancellationToken,
@@ -273,13 +311,16 @@ fn entry(
     let node = HeaderValue::from_str(&config.node).map_err(|error| internal(&error.to_string()))?;
     let front = Front {
         manager: manager.clone(),
+        calls: calls.clone(),
         max_message: config.limits.max_message,
         grace: config.limits.process_grace,
         stopping: stopping.clone(),
     };
     let routes = routes(&front, encoded_max, health).map_err(|error| internal(&error))?;
     let guard = Guard::new(node, config.bounds.calls, config.limits.max_message);
-    Ok(Entry::new(guard, door.clone(), front, routes, encoded_max))
+    let telemetry = &config.telemetry;
+    let traces = Traces::new(telemetry.otlp_endpoint.as_ref().map(|_| telemetry.trace_sample));
+    Ok(Entry::new(guard, door.clone(), front, routes, traces, encoded_max))
 }
 
 /// Bytes of the largest message: its data and what it needs beside it.

@@ -72,6 +72,11 @@ impl Transport {
         }
     }
 
+    /// The bytes of all unsent answers.
+    pub(crate) fn unsent(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
     /// Serves `connections` until the server stops or there are no more, and then until all have ended.
     pub(crate) async fn serve(self, connections: impl Stream<Item = Accepted>) {
         {

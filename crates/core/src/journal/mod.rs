@@ -20,6 +20,7 @@ pub mod sim;
 mod scan;
 mod segments;
 mod waiters;
+mod counts;
 mod queue;
 mod writer;
 mod open;
@@ -34,6 +35,7 @@ mod damage_tests;
 mod tests;
 
 pub use checkpoint::Mark;
+pub use counts::JournalUse;
 pub use disk::{Disk, DiskFile};
 pub use folder::Folder;
 pub use handle::Journal;

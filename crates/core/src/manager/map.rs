@@ -163,7 +163,9 @@ impl MmapManager {
     pub(super) fn drop_mapping(&self, entry: &MmapEntry, leaving: Leaving) -> Lsn {
         let said = entry.file.unregister(entry.id, leaving);
         entry.file.stop_reading_ahead(entry.read_ahead());
-        self.mappings.remove(&entry.id);
+        if self.mappings.remove(&entry.id).is_some() {
+            self.faults.add(entry.faults());
+        }
         entry.process.remove_mapping(entry.id);
         said
     }

@@ -4,6 +4,7 @@
 //! - `map`: mmap and munmap
 //! - `access`: read, write, msync
 //! - `info`: stats and lists
+//! - `snapshot`: what everything together comes to, for who watches the server
 //! - `files`: stat, list, truncate, remove
 //! - `conflicts`: list, read, apply and drop what was kept aside
 //! - `life`: attach, exit, the end of processes and of the manager
@@ -17,6 +18,7 @@ mod api;
 mod map;
 mod access;
 mod info;
+mod snapshot;
 mod files;
 mod conflicts;
 mod life;
@@ -52,7 +54,9 @@ use tokio_util::sync::CancellationToken;
 pub use api::*;
 pub use conflicts::{AppliedConflict, ConflictPage, ConflictPart, ReadConflict};
 pub use life::Attachment;
+pub use snapshot::{Faults, MountSnapshot, Share, Snapshot, WriteBacks};
 
+use self::snapshot::FaultTotals;
 pub use crate::block::ReadBytes;
 use crate::error::{Errno, Error, Result};
 pub use crate::file::Written;
@@ -79,6 +83,7 @@ pub struct MmapManager {
     mappings: DashMap<MmapId, Arc<MmapEntry>, DefaultHashBuilder>,
     processes: ProcessTable,
     state: StateDir,
+    faults: FaultTotals,
     /// No more calls.
     closed: CancellationToken,
     /// The same, for who only wants to know it: the token has a lock.
@@ -121,6 +126,7 @@ impl MmapManager {
             refusing: AtomicBool::new(false),
             processes,
             state,
+            faults: FaultTotals::default(),
             closed: CancellationToken::new(),
             stopped: CancellationToken::new(),
         });

@@ -173,9 +173,27 @@ pub(super) const KEYS: &[Key] = &[
     Key::one("max-processes", "N", "Processes, attached or not [default: 16384]"),
     Key::one("store-timeout", "TIME", "When a store that does not answer counts as failed [default: 25s]"),
     Key::one(
+        "metrics-listen",
+        "ADDR",
+        "Tell metrics to Prometheus at http://ADDR/metrics, and health at /healthz: host:port; beyond this machine only \
+         with --insecure [default: nowhere]",
+    ),
+    Key::one(
         "log",
         "FILTER",
         "What to log, as in RUST_LOG, which it wins over: error, info, mmap_server=debug,info [default: info,object_store=warn]",
+    ),
+    Key::one("log-format", "FORMAT", "How the log's lines look: human, or json, an object a line [default: human]"),
+    Key::one(
+        "otlp-endpoint",
+        "URL",
+        "Collector that traces go to by OTLP over gRPC, such as http://127.0.0.1:4317; or off \
+         [default: OTEL_EXPORTER_OTLP_ENDPOINT, else off]",
+    ),
+    Key::one(
+        "trace-sample",
+        "RATIO",
+        "Part of the calls that is traced where the caller does not decide, 0 to 1 [default: 0.01]",
     ),
     Key::one(CONFIG, "FILE", "TOML file with the same keys; flags win over variables, variables over the file"),
 ];

@@ -280,3 +280,15 @@ fn a_health_check_asks_the_configurations_own_server_unless_it_is_told_another()
     };
     assert_eq!(other.trust, Trust::Authority("/ca".into(), "::1".to_owned()));
 }
+#[test]
+fn metrics_are_told_nowhere_unless_asked_for_and_beyond_this_machine_only_if_wanted() {
+    assert!(read(&[], &[]).unwrap().metrics.listen.is_empty());
+    let config = read(&["--metrics-listen", "127.0.0.1:9464"], &[]).unwrap();
+    assert_eq!(config.metrics.listen, ["127.0.0.1:9464".parse().unwrap()]);
+    let sentence = sentence(&[], &[("MMAPD_METRICS_LISTEN", "0.0.0.0:9464")]);
+    assert!(sentence.starts_with("MMAPD_METRICS_LISTEN: ") && sentence.contains("--insecure"), "{sentence}");
+    assert!(read(&["--metrics-listen", "0.0.0.0:9464", "--insecure"], &[]).is_ok());
+    for wrong in ["9464", "unix:/run/metrics.sock", "nowhere"] {
+        assert!(read(&["--metrics-listen", wrong], &[]).is_err(), "{wrong}");
+    }
+}

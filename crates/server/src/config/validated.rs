@@ -14,9 +14,11 @@ use mmap_core::vfs::MountSpec;
 use super::auth::{self, Auth};
 use super::listen::ListenAddr;
 use super::machine;
+use super::metrics::MetricsConfig;
 use super::quantity::{parse_size, parse_time, show_size};
 use super::refusal::Refusal;
-use super::sources::Settings;
+use super::sources::{Env, Settings};
+use super::telemetry::Telemetry;
 use super::tls::{TlsFiles, check_exposure};
 
 /// The largest message that can be asked for: gRPC counts a message's bytes in 32 bits.
@@ -29,9 +31,6 @@ const SPILL_MIN: u64 = 1 << 20;
 const MEMORY_DEFAULT_MIN: u64 = 64 << 20;
 /// Below the 30 s that container runtimes give between SIGTERM and SIGKILL.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);
-
-/// The process's environment, or a test's.
-pub type Env<'a> = dyn Fn(&str) -> Option<OsString> + 'a;
 
 /// How many of what may be there at a time.
 #[derive(Clone, Debug)]
@@ -84,8 +83,12 @@ pub struct Config {
     pub auth: Auth,
     /// What TCP listeners speak TLS with. `None`: they do not.
     pub tls: Option<TlsFiles>,
+    /// Where metrics are told.
+    pub metrics: MetricsConfig,
     /// What to log, if it was set.
     pub log: Option<String>,
+    /// How the log is written, and which calls are traced to where.
+    pub telemetry: Telemetry,
 }
 
 impl Config {
@@ -101,6 +104,7 @@ impl Config {
     pub(super) fn of(settings: &Settings, env: &Env<'_>) -> Result<Self, Refusal> {
         let limits = limits(settings)?;
         let listen = settings.many("listen", ListenAddr::parse)?;
+        let insecure = settings.one("insecure", parse_switch)?.unwrap_or(false);
         let config = Self {
             listen: if listen.is_empty() { default_listen() } else { listen },
             mounts: settings.many("mount", |text| MountSpec::parse(text).map_err(|error| error.to_string()))?,
@@ -114,9 +118,10 @@ impl Config {
             shutdown_timeout: settings.one("shutdown-timeout", parse_time)?.unwrap_or(SHUTDOWN_TIMEOUT),
             auth: auth::read(settings)?,
             tls: TlsFiles::read(settings)?,
+            metrics: MetricsConfig::of(settings, insecure)?,
             log: settings.one("log", |text| Ok(text.to_owned()))?,
+            telemetry: Telemetry::read(settings, env)?,
         };
-        let insecure = settings.one("insecure", parse_switch)?.unwrap_or(false);
         if !insecure {
             check_exposure(settings, &config.listen, config.tls.as_ref())?;
         }

@@ -5,18 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use mmap_core::error::{Errno, Error, Result};
 use mmap_core::manager::Foreign;
 use tokio::time::Instant;
 use tonic::Status;
+use tracing::Span;
 use uuid::Uuid;
 
 use crate::auth::{Audited, Identity, audit};
 use crate::status::{chain, fault, reason_of, to_status};
+use crate::telemetry::ids::Ids;
+use crate::traces::{TRACE_PARENT, callers_ids};
 
 const TIMEOUT: &str = "grpc-timeout";
-const TRACE_PARENT: &str = "traceparent";
 
 /// How much earlier than the caller's deadline the server gives up: a tenth of the time, this at most. The
 /// transport's own timer stands outside and would answer without the reason.
@@ -30,9 +32,12 @@ pub(crate) struct Call(Arc<Inner>);
 struct Inner {
     method: String,
     deadline: Option<Instant>,
-    trace_id: Option<String>,
-    received: AtomicBool,
+    /// A disabled one, unless it is followed.
+    span: Span,
+    /// What its caller says of its trace.
+    traceparent: Option<HeaderValue>,
     origin: Origin,
+    received: AtomicBool,
 }
 
 /// Who makes a call, and from where. Cheap to clone.
@@ -52,38 +57,38 @@ impl Origin {
 }
 
 impl Call {
-    /// The call that begins now with these headers.
+    /// The call that begins now with these headers, and is told on `span`.
     ///
     /// # Errors
     /// [`Errno::Inval`] for a timeout that cannot be read.
-    pub(crate) fn begin(method: &str, headers: &HeaderMap, origin: Origin) -> Result<Self> {
+    pub(crate) fn begin(method: &str, headers: &HeaderMap, origin: Origin, span: Span) -> Result<Self> {
         // A timer holds no time further away than it can count; a century is for ever.
         let deadline = timeout(headers)?.and_then(|time| Instant::now().checked_add(time - margin(time)));
-        let (method, trace_id) = (method.to_owned(), trace_id(headers));
-        Ok(Self(Arc::new(Inner { method, deadline, trace_id, received: AtomicBool::new(false), origin })))
+        let (method, traceparent) = told(method, headers);
+        let received = AtomicBool::new(false);
+        Ok(Self(Arc::new(Inner { method, deadline, span, traceparent, origin, received })))
     }
 
     /// The call that a request belongs to; one without headers where the request came past the guard.
     pub(crate) fn of<T>(request: &tonic::Request<T>) -> Self {
-        let unguarded = || Inner {
-            method: String::new(),
-            deadline: None,
-            trace_id: None,
-            received: true.into(),
-            origin: Origin::unknown(),
-        };
-        request.extensions().get::<Self>().cloned().unwrap_or_else(|| Self(Arc::new(unguarded())))
+        let unguarded = || Self::failed("", &HeaderMap::new(), Origin::unknown(), Span::none());
+        request.extensions().get::<Self>().cloned().unwrap_or_else(unguarded)
     }
 
     /// The call that begins now, past the guard's other checks, to tell its failure.
-    pub(crate) fn failed(method: &str, headers: &HeaderMap, origin: Origin) -> Self {
-        Self(Arc::new(Inner {
-            method: method.to_owned(),
-            deadline: None,
-            trace_id: trace_id(headers),
-            received: true.into(),
-            origin,
-        }))
+    pub(crate) fn failed(method: &str, headers: &HeaderMap, origin: Origin, span: Span) -> Self {
+        let (method, traceparent) = told(method, headers);
+        Self(Arc::new(Inner { method, deadline: None, span, traceparent, origin, received: true.into() }))
+    }
+
+    /// Where it is told; a disabled one, unless it is followed.
+    pub(crate) fn span(&self) -> &Span {
+        &self.0.span
+    }
+
+    /// Where in which trace it is: in its own span, else in its caller's.
+    fn ids(&self) -> Option<Ids> {
+        Ids::of(&self.0.span).or_else(|| callers_ids(self.0.traceparent.as_ref()?))
     }
 
     /// The method that is called: its path.
@@ -115,9 +120,12 @@ impl Call {
     pub(crate) fn fail(&self, error: &Error) -> Status {
         let method = self.0.method.as_str();
         self.audit(error);
+        let (trace_id, span_id) = self.ids().map(|ids| (ids.trace, ids.span)).unzip();
         match error.errno() {
             Errno::Fault => return self.fail_by_fault(&chain(error)),
-            Errno::Io | Errno::UClean => tracing::warn!(method, errno = ?error.errno(), "{}", chain(error)),
+            Errno::Io | Errno::UClean => {
+                tracing::warn!(method, errno = ?error.errno(), trace_id, span_id, "{}", chain(error));
+            }
             Errno::Inval
             | Errno::NoEnt
             | Errno::BadF
@@ -134,7 +142,9 @@ impl Call {
             | Errno::Stale
             | Errno::TimedOut
             | Errno::UnAuth
-            | Errno::NotSup => tracing::debug!(method, errno = ?error.errno(), "{}", chain(error)),
+            | Errno::NotSup => {
+                tracing::debug!(method, errno = ?error.errno(), trace_id, span_id, "{}", chain(error));
+            }
         }
         to_status(error)
     }
@@ -164,8 +174,9 @@ impl Call {
 
     /// Logs a fault of our own under the call's trace id, and says no more than that id.
     pub(crate) fn fail_by_fault(&self, what: &str) -> Status {
-        let trace_id = self.0.trace_id.clone().unwrap_or_else(|| Uuid::new_v4().simple().to_string());
-        tracing::error!(method = self.0.method.as_str(), trace_id, "fault: {what}");
+        let (trace_id, span_id) = self.ids().map(|ids| (ids.trace, ids.span)).unzip();
+        let trace_id = trace_id.unwrap_or_else(|| Uuid::new_v4().simple().to_string());
+        tracing::error!(method = self.0.method.as_str(), trace_id, span_id, "fault: {what}");
         fault(&trace_id)
     }
 
@@ -176,6 +187,11 @@ impl Call {
             "the call's deadline passed; what was not acknowledged may or may not have happened",
         )
     }
+}
+
+/// What its caller tells of a call: its method, and where it is in its trace.
+fn told(method: &str, headers: &HeaderMap) -> (String, Option<HeaderValue>) {
+    (method.to_owned(), headers.get(TRACE_PARENT).cloned())
 }
 
 fn margin(time: Duration) -> Duration {
@@ -205,13 +221,6 @@ pub(crate) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>> {
         return Err(Error::invalid(TIMEOUT, sentence).with(TIMEOUT, shown));
     }
     Ok(time)
-}
-
-/// The trace id of a W3C `traceparent`, if it is one.
-fn trace_id(headers: &HeaderMap) -> Option<String> {
-    let id = headers.get(TRACE_PARENT)?.to_str().ok()?.split('-').nth(1)?;
-    let valid = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
-    valid.then(|| id.to_owned())
 }
 
 #[cfg(test)]
@@ -254,9 +263,11 @@ mod tests {
     fn a_fault_is_told_under_the_callers_trace_id() {
         let id = "4bf92f3577b34da6a3ce929d0e0e4736";
         let parent = format!("00-{id}-00f067aa0ba902b7-01");
-        let call = Call::begin("/x", &headers(TRACE_PARENT, parent.as_bytes()), Origin::unknown()).unwrap();
+        let call =
+            Call::begin("/x", &headers("traceparent", parent.as_bytes()), Origin::unknown(), Span::none()).unwrap();
         let status = call.fail(&Error::new(Errno::Fault, "a secret"));
         assert!(status.message().contains(id) && !status.message().contains("secret"));
-        assert_eq!(trace_id(&headers(TRACE_PARENT, b"00-xyz-1-01")), None);
+        let call = Call::begin("/x", &headers("traceparent", b"00-xyz-1-01"), Origin::unknown(), Span::none()).unwrap();
+        assert!(!call.fail_by_fault("a secret").message().contains("xyz"));
     }
 }

@@ -8,6 +8,7 @@
 use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
 
+use bytes::Buf as _;
 use http::HeaderMap;
 use hyper::body::Incoming as HyperBody;
 use mmap_core::error::{Errno, Error, Result};
@@ -22,6 +23,8 @@ use crate::auth::Identity;
 use crate::convert;
 use crate::identity::{PidHeader, caller};
 use crate::layers::{ADMISSION_TIME, Call, timeout as grpc_timeout};
+use crate::metrics::Rpc;
+use crate::traces::About;
 use crate::wire::{Account, Charge, Incoming, Malformed, Payload, Segments, WireBody, Write, put_message, put_read};
 
 /// Which of the two.
@@ -38,6 +41,14 @@ impl Method {
             "MmapRead" => Some(Self::Read),
             "MmapWrite" => Some(Self::Write),
             _ => None,
+        }
+    }
+
+    /// As it is counted.
+    pub(crate) fn rpc(self) -> Rpc {
+        match self {
+            Self::Read => Rpc::READ,
+            Self::Write => Rpc::WRITE,
         }
     }
 
@@ -97,6 +108,15 @@ impl Data {
         &self.headers
     }
 
+    /// What it is about, once its message is there.
+    pub(crate) fn about(&self) -> About<'_> {
+        match &self.message {
+            Some(Message::Read(read)) => About::part(read.mmap_id, read.offset, read.length),
+            Some(Message::Write(write)) => About::part(write.mmap_id, write.offset, write.data.remaining() as u64),
+            None => About::default(),
+        }
+    }
+
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<std::result::Result<(), Malformed>> {
         if self.message.is_none() {
             let payload = std::task::ready!(self.incoming.poll_only(cx))?;
@@ -126,11 +146,13 @@ impl Front {
                 let read = convert::mmap_read(*request, self.max_message).ok()?;
                 let charge = data.account.try_charge(read.length)?;
                 let bytes = self.manager.try_read(&caller, read.id, read.offset, read.length).ok()??;
+                self.calls.read(read.length);
                 Some(Progress::Answered(read_answer(&bytes, charge)))
             }
             Message::Write(Write { mmap_id, offset, data }) => {
                 convert::check_write(*offset, data.len(), self.max_message).ok()?;
                 let written = self.manager.try_write(&caller, MmapId(*mmap_id), *offset, data.slices()).ok()??;
+                self.calls.written(written.bytes());
                 Some(match written.is_pending() {
                     true => Progress::Written(written),
                     false => Progress::Answered(write_answer(written.bytes())),
@@ -146,6 +168,7 @@ impl Front {
             return Err(malformed.into_status(self.max_message, |error| call.fail(error)));
         }
         call.set_received();
+        data.about().tell(call.span());
         self.wait_data(data, call).await.map_err(|error| call.fail(&error))
     }
 
@@ -156,11 +179,13 @@ impl Front {
                 let read = convert::mmap_read(request, self.max_message)?;
                 let charge = charge(&data.account, read.length).await?;
                 let bytes = self.manager.read(caller, read.id, read.offset, read.length).await?;
+                self.calls.read(read.length);
                 Ok(read_answer(&bytes, charge))
             }
             Some(Message::Write(Write { mmap_id, offset, data })) => {
                 convert::check_write(offset, data.len(), self.max_message)?;
                 let written = self.manager.begin_write(&caller, MmapId(mmap_id), offset, data.slices()).await?;
+                self.calls.written(written.bytes());
                 Ok(write_answer(written.wait().await?))
             }
             None => Err(Error::new(Errno::Fault, "a call was answered before its message was there")),

@@ -8,8 +8,10 @@ use mmap_core::manager::{Caller, MmapManager};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use super::told::Told;
 use crate::identity::{PidHeader, caller};
 use crate::layers::Call;
+use crate::metrics::Calls;
 
 /// The core, as a call holds it.
 pub(crate) type Core = Arc<MmapManager>;
@@ -19,6 +21,8 @@ pub(crate) type Core = Arc<MmapManager>;
 pub(crate) struct Front {
     /// The core.
     pub(crate) manager: Core,
+    /// What calls are counted in.
+    pub(crate) calls: Arc<Calls>,
     /// Largest data of one read or write, in bytes.
     pub(crate) max_message: u64,
     /// How long a process lives after its stream broke.
@@ -36,12 +40,14 @@ impl Front {
         run: F,
     ) -> std::result::Result<Response<A>, Status>
     where
+        Q: Told,
         F: FnOnce(Core, Caller, Q) -> R,
         R: Future<Output = Result<A>>,
     {
         let call = Call::of(&request);
         call.set_received();
         let (metadata, _, message) = request.into_parts();
+        message.about().tell(call.span());
         let answered = match caller(call.identity(), metadata.as_ref(), pid_header, call.deadline()) {
             Ok(caller) => run(self.manager.clone(), caller, message).await,
             Err(error) => Err(error),

@@ -2,6 +2,7 @@
 //!
 //! Deadlines, panics and the node's name are the guard's affair, around all of this.
 
+mod told;
 mod front;
 
 mod ending;

@@ -223,6 +223,7 @@ where
             turn.made_progress();
             match next {
                 Some(Ok((offset, bytes, charge))) => {
+                    this.work.calls.read(bytes.len() as u64);
                     put_chunk(&mut batch, offset, &bytes);
                     batch.hold(charge);
                 }

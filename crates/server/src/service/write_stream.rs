@@ -130,6 +130,7 @@ where
 
     fn add(&mut self, written: Written) {
         self.written += written.bytes();
+        self.work.calls.written(written.bytes());
         self.pending = Some(match self.pending.take() {
             Some(earlier) => earlier.and(written),
             None => written,

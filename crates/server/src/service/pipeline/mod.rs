@@ -15,6 +15,8 @@ mod request;
 
 mod op;
 
+mod trail;
+
 mod unjournaled;
 
 mod operator;
