@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use futures::Stream;
 
 use crate::banner::banner;
-use crate::config::Config;
+use crate::config::{Auth, Config};
 use crate::opening::ServerError;
 use crate::server::{ExitReport, Server};
 use crate::signals;
@@ -15,10 +15,10 @@ use crate::signals;
 /// # Errors
 /// What kept it from starting or from going on.
 pub async fn run(config: Config, stops: impl Stream<Item = ()> + Send) -> Result<ExitReport, ServerError> {
-    let is_tls = config.tls.is_some();
+    let has_files = config.tls.is_some() || matches!(config.auth, Auth::Jwt(_));
     let mut server = Server::bind(config).await?;
     // Without files to read again SIGHUP stays what it is: the terminal is gone, and with it the program.
-    if is_tls {
+    if has_files {
         let hangups = signals::hangups().map_err(|error| ServerError::Failed(format!("no SIGHUP: {error}")))?;
         server = server.with_hangups(hangups);
     }

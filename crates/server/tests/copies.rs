@@ -182,7 +182,7 @@ fn a_read_of_a_page_makes_little_and_no_copy() {
 
 #[test]
 fn a_read_with_a_token_makes_no_more_than_one_without() {
-    // The token's header is the transport's: its text comes compressed, and stays in the table of headers.
+    // But for the header's text, which clients send anew with each call: one allocation of the transport.
     check_as(true, Kind::Read, 4096, 12, 4000);
 }
 

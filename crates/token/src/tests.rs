@@ -9,8 +9,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use super::bounds::TOKEN_MAX;
 use super::encoding::encode;
-use super::{Expected, KeyFault, KeySet, PrivateKey, PublicKey, TOKEN_MAX, TokenFault, now, peek};
+use super::fault::{KeyFault, TokenFault};
+use super::keys::{KeySet, PublicKey};
+use super::signing::PrivateKey;
+use super::verify::{Expected, now, peek};
 
 fn pem(der: &[u8]) -> String {
     format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", STANDARD.encode(der))
