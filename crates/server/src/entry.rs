@@ -87,23 +87,16 @@ impl hyper::service::Service<Request<HyperBody>> for PeerEntry {
     type Future = Answer;
 
     fn call(&self, request: Request<HyperBody>) -> Answer {
-        let (since, (mut head, body)) = (Instant::now(), request.into_parts());
+        let since = Instant::now();
+        let (mut head, body) = request.into_parts();
         let origin = match self.origin(&mut head) {
             Ok(origin) => origin,
-            Err(error) => {
-                let (path, status) = (head.uri.path(), to_status(&error));
-                self.shared.front.calls.ended(Rpc::of(path), status.code(), since);
-                let response = self.shared.guard.refuse(status);
-                return match Streaming::of(path) {
-                    Some(_) => Answer::Now(Some(response)),
-                    None => Answer::Later(after_message(body, response).boxed()),
-                };
-            }
+            Err(error) => return self.turn_away(&head, body, &error, since),
         };
         let path = head.uri.path();
         match (Method::of(path), Streaming::of(path)) {
-            (Some(method), _) => self.data(method, head, body, (origin, since)),
-            (None, Some(method)) => self.stream(method, &head, body, (origin, since)),
+            (Some(method), _) => self.data(method, (head, body), origin, since),
+            (None, Some(method)) => self.stream(method, (&head, body), origin, since),
             (None, None) => {
                 let Self { shared, peer } = self.clone();
                 let running = shared.front.calls.running(Rpc::of(path), since);
@@ -130,7 +123,18 @@ impl PeerEntry {
         Ok(Origin { identity, peer })
     }
 
-    fn data(&self, method: Method, head: Parts, body: HyperBody, (origin, since): (Origin, Instant)) -> Answer {
+    /// The answer to who is not let in.
+    fn turn_away(&self, head: &Parts, body: HyperBody, error: &Error, since: Instant) -> Answer {
+        let (shared, path) = (&self.shared, head.uri.path());
+        let span = shared.traces.call(path, &head.headers, true);
+        let refused = shared.refused((Rpc::of(path), since), &span, to_status(error));
+        match (Streaming::of(path), refused) {
+            (None, Answer::Now(Some(response))) => Answer::Later(after_message(body, response).boxed()),
+            (_, refused) => refused,
+        }
+    }
+
+    fn data(&self, method: Method, (head, body): (Parts, HyperBody), origin: Origin, since: Instant) -> Answer {
         let Self { shared, peer } = self;
         let incoming = Incoming::new(body, shared.encoded_max);
         let mut data = Data::new(method, head.headers, origin.identity.clone(), incoming, peer.account.clone());
@@ -182,7 +186,7 @@ impl PeerEntry {
 }
 
 impl PeerEntry {
-    fn stream(&self, method: Streaming, head: &Parts, body: HyperBody, (origin, since): (Origin, Instant)) -> Answer {
+    fn stream(&self, method: Streaming, (head, body): (&Parts, HyperBody), origin: Origin, since: Instant) -> Answer {
         let Self { shared, peer } = self;
         let requests = Incoming::new(body, shared.encoded_max);
         let (account, node) = (peer.account.clone(), shared.guard.node().clone());

@@ -36,8 +36,8 @@ struct Inner {
     span: Span,
     /// What its caller says of its trace.
     traceparent: Option<HeaderValue>,
-    received: AtomicBool,
     origin: Origin,
+    received: AtomicBool,
 }
 
 /// Who makes a call, and from where. Cheap to clone.
@@ -64,9 +64,9 @@ impl Call {
     pub(crate) fn begin(method: &str, headers: &HeaderMap, origin: Origin, span: Span) -> Result<Self> {
         // A timer holds no time further away than it can count; a century is for ever.
         let deadline = timeout(headers)?.and_then(|time| Instant::now().checked_add(time - margin(time)));
-        let (method, traceparent) = (method.to_owned(), headers.get(TRACE_PARENT).cloned());
+        let (method, traceparent) = told(method, headers);
         let received = AtomicBool::new(false);
-        Ok(Self(Arc::new(Inner { method, deadline, span, traceparent, received, origin })))
+        Ok(Self(Arc::new(Inner { method, deadline, span, traceparent, origin, received })))
     }
 
     /// The call that a request belongs to; one without headers where the request came past the guard.
@@ -77,8 +77,8 @@ impl Call {
 
     /// The call that begins now, past the guard's other checks, to tell its failure.
     pub(crate) fn failed(method: &str, headers: &HeaderMap, origin: Origin, span: Span) -> Self {
-        let (method, traceparent) = (method.to_owned(), headers.get(TRACE_PARENT).cloned());
-        Self(Arc::new(Inner { method, deadline: None, span, traceparent, received: true.into(), origin }))
+        let (method, traceparent) = told(method, headers);
+        Self(Arc::new(Inner { method, deadline: None, span, traceparent, origin, received: true.into() }))
     }
 
     /// Where it is told; a disabled one, unless it is followed.
@@ -189,6 +189,11 @@ impl Call {
     }
 }
 
+/// What its caller tells of a call: its method, and where it is in its trace.
+fn told(method: &str, headers: &HeaderMap) -> (String, Option<HeaderValue>) {
+    (method.to_owned(), headers.get(TRACE_PARENT).cloned())
+}
+
 fn margin(time: Duration) -> Duration {
     (time / 10).min(MARGIN_MAX)
 }
@@ -258,8 +263,8 @@ mod tests {
     fn a_fault_is_told_under_the_callers_trace_id() {
         let id = "4bf92f3577b34da6a3ce929d0e0e4736";
         let parent = format!("00-{id}-00f067aa0ba902b7-01");
-        let traceparent = headers("traceparent", parent.as_bytes());
-        let call = Call::begin("/x", &traceparent, Origin::unknown(), Span::none()).unwrap();
+        let call =
+            Call::begin("/x", &headers("traceparent", parent.as_bytes()), Origin::unknown(), Span::none()).unwrap();
         let status = call.fail(&Error::new(Errno::Fault, "a secret"));
         assert!(status.message().contains(id) && !status.message().contains("secret"));
         let call = Call::begin("/x", &headers("traceparent", b"00-xyz-1-01"), Origin::unknown(), Span::none()).unwrap();
