@@ -188,8 +188,8 @@ pub(super) const KEYS: &[Key] = &[
     Key::one(
         "otlp-endpoint",
         "URL",
-        "Collector that traces go to by OTLP over gRPC, such as http://127.0.0.1:4317; or off \
-         [default: OTEL_EXPORTER_OTLP_ENDPOINT, else off]",
+        "Collector that traces go to by OTLP over gRPC, such as http://127.0.0.1:4317, or off; where it is not set, \
+         OTEL_EXPORTER_OTLP_ENDPOINT says [default: off]",
     ),
     Key::one(
         "trace-sample",

@@ -215,6 +215,7 @@ fn the_effective_configuration_read_as_a_file_is_the_same_configuration() {
             "disk",
         ],
         &["--tls-cert", "/c", "--tls-key", "/k", "--tls-client-ca", "/ca", "--listen", "0.0.0.0:1", "--insecure"],
+        &["--otlp-endpoint", "collector:4317", "--trace-sample", "0.5", "--log-format", "json"],
         &["--memory", "300MiB", "--max-calls", "7", "--node", "007", "--log", "debug", "--private-spill", "2GiB"],
     ] {
         let Asked::Check(config, text) = asked(&[&["config", "check"], args].concat()) else { panic!("{args:?}") };
@@ -291,4 +292,20 @@ fn metrics_are_told_nowhere_unless_asked_for_and_beyond_this_machine_only_if_wan
     for wrong in ["9464", "unix:/run/metrics.sock", "nowhere"] {
         assert!(read(&["--metrics-listen", wrong], &[]).is_err(), "{wrong}");
     }
+}
+
+#[test]
+fn the_collector_of_all_programs_is_taken_where_none_is_named() {
+    let shared = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://a:4317");
+    let endpoint = |args: &[&str], env: &[(&str, &str)]| read(args, env).unwrap().telemetry.otlp_endpoint;
+    assert_eq!(endpoint(&[], &[]), None);
+    assert_eq!(endpoint(&[], &[shared]).as_deref(), Some("http://a:4317"));
+    let of_traces = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://b:4317");
+    assert_eq!(endpoint(&[], &[shared, of_traces]).as_deref(), Some("http://b:4317"));
+    assert_eq!(endpoint(&["--otlp-endpoint", "c:4317"], &[shared]).as_deref(), Some("http://c:4317"));
+    assert_eq!(endpoint(&[], &[("MMAPD_OTLP_ENDPOINT", "off"), shared]), None);
+    assert!(
+        sentence(&[], &[("OTEL_EXPORTER_OTLP_ENDPOINT", "https://a")]).starts_with("OTEL_EXPORTER_OTLP_ENDPOINT: ")
+    );
+    assert!(sentence(&["--trace-sample", "2"], &[]).starts_with("--trace-sample: "));
 }

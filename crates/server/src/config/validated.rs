@@ -134,6 +134,8 @@ impl Config {
             "memory" => Some(show_size(self.limits.memory)),
             "mount" => MountSpec::of_folder("/", &self.default_folder()).ok().map(|mount| mount.to_string()),
             "node" => Some(self.node.clone()),
+            // Of a variable that other programs have too.
+            "otlp-endpoint" => self.telemetry.otlp_endpoint.clone(),
             "state-dir" => Some(self.state_dir.display().to_string()),
             "workers" => Some(self.workers.to_string()),
             _ => None,
