@@ -6,11 +6,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use http::{Request, Response};
+use http_body::Body as HttpBody;
 use http_body_util::Limited;
-use hyper::body::Incoming as HyperBody;
 use tonic::body::Body;
 use tonic::service::Routes;
 use tower::ServiceExt as _;
@@ -46,19 +47,25 @@ impl Entry {
     }
 }
 
-/// Where the requests of one connection come in.
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Where the requests of one connection come in, whatever their bodies come from.
 #[derive(Clone, Debug)]
 pub(crate) struct PeerEntry {
     shared: Arc<Shared>,
     peer: Peer,
 }
 
-impl hyper::service::Service<Request<HyperBody>> for PeerEntry {
+impl<B> hyper::service::Service<Request<B>> for PeerEntry
+where
+    B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: std::fmt::Display + Into<BoxError>,
+{
     type Response = Response<WireBody>;
     type Error = Infallible;
     type Future = Answer;
 
-    fn call(&self, request: Request<HyperBody>) -> Answer {
+    fn call(&self, request: Request<B>) -> Answer {
         let path = request.uri().path();
         match (Method::of(path), Streaming::of(path)) {
             (Some(method), _) => self.data(method, request),
@@ -72,7 +79,11 @@ impl hyper::service::Service<Request<HyperBody>> for PeerEntry {
 }
 
 impl PeerEntry {
-    fn data(&self, method: Method, request: Request<HyperBody>) -> Answer {
+    fn data<B>(&self, method: Method, request: Request<B>) -> Answer
+    where
+        B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: std::fmt::Display,
+    {
         let Self { shared, peer } = self;
         let (head, body) = request.into_parts();
         let incoming = Incoming::new(body, shared.encoded_max);
@@ -115,7 +126,11 @@ impl PeerEntry {
 }
 
 impl PeerEntry {
-    fn stream(&self, method: Streaming, request: Request<HyperBody>) -> Answer {
+    fn stream<B>(&self, method: Streaming, request: Request<B>) -> Answer
+    where
+        B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: std::fmt::Display,
+    {
         let Self { shared, peer } = self;
         let (head, body) = request.into_parts();
         let requests = Incoming::new(body, shared.encoded_max);
@@ -131,7 +146,11 @@ impl PeerEntry {
 
 impl Shared {
     /// Answers through tonic.
-    async fn route(&self, peer: &Peer, mut request: Request<HyperBody>) -> Response<WireBody> {
+    async fn route<B>(&self, peer: &Peer, mut request: Request<B>) -> Response<WireBody>
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
         let path = request.uri().path();
         let call = match Call::begin(path, request.headers()) {
             Ok(call) => call,

@@ -28,6 +28,8 @@ mod transport;
 
 pub mod opening;
 pub mod server;
+#[cfg(feature = "test-support")]
+pub mod harness;
 pub mod signals;
 
 mod banner;

@@ -198,7 +198,8 @@ async fn give_up(manager: &Arc<MmapManager>) -> ExitReport {
     }
 }
 
-fn entry(
+/// Where requests come in, as configured.
+pub(crate) fn entry(
     config: &Config,
     manager: &Arc<MmapManager>,
     health: &Health,

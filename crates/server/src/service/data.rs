@@ -8,8 +8,9 @@
 use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
 
+use bytes::Bytes;
 use http::HeaderMap;
-use hyper::body::Incoming as HyperBody;
+use http_body::Body;
 use mmap_core::error::{Errno, Error, Result};
 use mmap_core::manager::{MmapId, ReadBytes, Written};
 use mmap_proto::v1;
@@ -56,10 +57,10 @@ enum Message {
 
 /// A call of one of the two.
 #[derive(Debug)]
-pub(crate) struct Data {
+pub(crate) struct Data<B> {
     method: Method,
     headers: HeaderMap,
-    incoming: Incoming<HyperBody>,
+    incoming: Incoming<B>,
     /// Once it is there.
     message: Option<Message>,
     account: Account,
@@ -78,9 +79,13 @@ pub(crate) enum Progress {
     Waits,
 }
 
-impl Data {
+impl<B> Data<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
     /// The call with these headers and this body, of a connection with this account.
-    pub(crate) fn new(method: Method, headers: HeaderMap, incoming: Incoming<HyperBody>, account: Account) -> Self {
+    pub(crate) fn new(method: Method, headers: HeaderMap, incoming: Incoming<B>, account: Account) -> Self {
         Self { method, headers, incoming, message: None, account }
     }
 
@@ -100,7 +105,11 @@ impl Data {
 
 impl Front {
     /// Tries the call without waiting.
-    pub(crate) fn data_now(&self, data: &mut Data) -> Progress {
+    pub(crate) fn data_now<B>(&self, data: &mut Data<B>) -> Progress
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: std::fmt::Display,
+    {
         // Whoever waits for the rest polls again, with a waker of its own.
         match data.poll_message(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(())) => self.try_data(data).unwrap_or(Progress::Waits),
@@ -109,7 +118,7 @@ impl Front {
         }
     }
 
-    fn try_data(&self, data: &Data) -> Option<Progress> {
+    fn try_data<B>(&self, data: &Data<B>) -> Option<Progress> {
         // Nothing is waited for, so that a deadline has to be readable and no more.
         grpc_timeout(&data.headers).ok()?;
         let caller = caller(&data.headers, PidHeader::Needed, None).ok()?;
@@ -132,7 +141,11 @@ impl Front {
     }
 
     /// Answers the call, or tells why not.
-    pub(crate) async fn data(&self, mut data: Data, call: &Call) -> std::result::Result<WireBody, Status> {
+    pub(crate) async fn data<B>(&self, mut data: Data<B>, call: &Call) -> std::result::Result<WireBody, Status>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: std::fmt::Display,
+    {
         if let Err(malformed) = poll_fn(|cx| data.poll_message(cx)).await {
             call.set_received();
             return Err(malformed.into_status(self.max_message, |error| call.fail(error)));
@@ -141,7 +154,7 @@ impl Front {
         self.wait_data(data, call).await.map_err(|error| call.fail(&error))
     }
 
-    async fn wait_data(&self, data: Data, call: &Call) -> Result<WireBody> {
+    async fn wait_data<B>(&self, data: Data<B>, call: &Call) -> Result<WireBody> {
         let caller = caller(&data.headers, PidHeader::Needed, call.deadline())?;
         match data.message {
             Some(Message::Read(request)) => {
