@@ -16,6 +16,7 @@ pub mod flags;
 pub mod caller;
 pub mod vfs;
 pub mod budget;
+pub mod subject;
 pub mod journal;
 pub mod backlog;
 pub mod slices;

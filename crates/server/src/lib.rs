@@ -13,6 +13,7 @@ pub mod identity;
 pub mod status;
 
 mod convert;
+mod meter;
 
 #[allow(dead_code, unused_imports, reason = "the streaming methods use the rest of it")]
 mod wire;

@@ -25,6 +25,7 @@ use crate::entry::Entry;
 use crate::health::{Health, MountHealth};
 use crate::layers::Guard;
 use crate::listener::{Listener, incoming};
+use crate::meter::Meters;
 use crate::opening::{ServerError, open_core};
 use crate::service::{Files, Front, Mmaps, Processes};
 use crate::transport::Transport;
@@ -210,6 +211,7 @@ pub(crate) fn entry(
     let node = HeaderValue::from_str(&config.node).map_err(|error| internal(&error.to_string()))?;
     let front = Front {
         manager: manager.clone(),
+        meters: Meters::new(&config.subject),
         max_message: config.limits.max_message,
         grace: config.limits.process_grace,
         stopping: stopping.clone(),

@@ -112,7 +112,7 @@ impl MmapManager {
         spill: Option<Arc<SpillFile>>,
         journal: Option<Journal>,
     ) -> Arc<Self> {
-        let processes = ProcessTable::new(journal.clone());
+        let processes = ProcessTable::new(journal.clone(), limits.subject.clone());
         let shared = Shared::new(limits, state.aside(), spill, journal);
         let manager = Arc::new(Self {
             files: Arc::new(FileTable::new(vfs, Arc::clone(&shared))),

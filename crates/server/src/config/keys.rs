@@ -122,6 +122,29 @@ pub(super) const KEYS: &[Key] = &[
     Key::one("max-mappings", "N", "Mappings of all processes together [default: 1048576]"),
     Key::one("max-mappings-per-process", "N", "Mappings of one process [default: 65530]"),
     Key::one("max-processes", "N", "Processes, attached or not [default: 16384]"),
+    Key::one(
+        "subject-mappings",
+        "N",
+        "Mappings of one subject (with trust: of all callers together) [default: no limit]",
+    ),
+    Key::one("subject-private", "SIZE", "Bytes of one subject's private pages in memory [default: no limit]"),
+    Key::one("subject-dirty", "SIZE", "Bytes that one subject has unsynced [default: no limit]"),
+    Key::one(
+        "subject-calls-per-second",
+        "N",
+        "Calls and pipelined operations of one subject a second, as many of them at once at most [default: no limit]",
+    ),
+    Key::one(
+        "subject-bytes-per-second",
+        "SIZE",
+        "Bytes that one subject reads and writes a second [default: no limit]",
+    ),
+    Key::one(
+        "subject-calls",
+        "N",
+        "Calls and pipelined operations of one subject that run at a time; those that wait for nothing do not count \
+         [default: no limit]",
+    ),
     Key::one("store-timeout", "TIME", "When a store that does not answer counts as failed [default: 25s]"),
     Key::one(
         "log",

@@ -8,11 +8,13 @@ mod mounts;
 mod quantity;
 mod refusal;
 mod sources;
+mod subjects;
 mod validated;
 
 pub use listen::ListenAddr;
 pub(crate) use quantity::show_size;
 pub use refusal::Refusal;
+pub use subjects::SubjectRates;
 pub use validated::{Bounds, Config, Durability, Env};
 
 #[cfg(test)]

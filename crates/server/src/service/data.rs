@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Body;
 use mmap_core::error::{Errno, Error, Result};
-use mmap_core::manager::{MmapId, ReadBytes, Written};
+use mmap_core::manager::{Caller, MmapId, ReadBytes, Written};
 use mmap_proto::v1;
 use prost::Message as _;
 use tokio::time::timeout;
@@ -55,6 +55,16 @@ enum Message {
     Write(Write),
 }
 
+impl Message {
+    /// Bytes that it reads or writes.
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Read(read) => read.length,
+            Self::Write(write) => write.data.len() as u64,
+        }
+    }
+}
+
 /// A call of one of the two.
 #[derive(Debug)]
 pub(crate) struct Data<B> {
@@ -63,6 +73,8 @@ pub(crate) struct Data<B> {
     incoming: Incoming<B>,
     /// Once it is there.
     message: Option<Message>,
+    /// It is counted for its subject.
+    is_admitted: bool,
     account: Account,
 }
 
@@ -86,7 +98,7 @@ where
 {
     /// The call with these headers and this body, of a connection with this account.
     pub(crate) fn new(method: Method, headers: HeaderMap, incoming: Incoming<B>, account: Account) -> Self {
-        Self { method, headers, incoming, message: None, account }
+        Self { method, headers, incoming, message: None, is_admitted: false, account }
     }
 
     /// Its headers.
@@ -118,10 +130,20 @@ impl Front {
         }
     }
 
-    fn try_data<B>(&self, data: &Data<B>) -> Option<Progress> {
+    /// Counts the call for its subject, once.
+    fn admit<B>(&self, data: &mut Data<B>, caller: &Caller) -> Result<()> {
+        if let (false, Some(meter)) = (data.is_admitted, self.meters.of(&caller.subject)) {
+            meter.admit(data.message.as_ref().map_or(0, Message::bytes))?;
+            data.is_admitted = true;
+        }
+        Ok(())
+    }
+
+    fn try_data<B>(&self, data: &mut Data<B>) -> Option<Progress> {
         // Nothing is waited for, so that a deadline has to be readable and no more.
         grpc_timeout(&data.headers).ok()?;
         let caller = caller(&data.headers, PidHeader::Needed, None).ok()?;
+        self.admit(data, &caller).ok()?;
         match data.message.as_ref()? {
             Message::Read(request) => {
                 let read = convert::mmap_read(*request, self.max_message).ok()?;
@@ -154,8 +176,10 @@ impl Front {
         self.wait_data(data, call).await.map_err(|error| call.fail(&error))
     }
 
-    async fn wait_data<B>(&self, data: Data<B>, call: &Call) -> Result<WireBody> {
+    async fn wait_data<B>(&self, mut data: Data<B>, call: &Call) -> Result<WireBody> {
         let caller = caller(&data.headers, PidHeader::Needed, call.deadline())?;
+        self.admit(&mut data, &caller)?;
+        let _running = self.meters.of(&caller.subject).map(|meter| meter.begin()).transpose()?;
         match data.message {
             Some(Message::Read(request)) => {
                 let read = convert::mmap_read(request, self.max_message)?;

@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status};
 
 use crate::identity::{PidHeader, caller};
 use crate::layers::Call;
+use crate::meter::{Meters, Running};
 
 /// The core, as a call holds it.
 pub(crate) type Core = Arc<MmapManager>;
@@ -19,6 +20,8 @@ pub(crate) type Core = Arc<MmapManager>;
 pub(crate) struct Front {
     /// The core.
     pub(crate) manager: Core,
+    /// What each subject asks for.
+    pub(crate) meters: Meters,
     /// Largest data of one read or write, in bytes.
     pub(crate) max_message: u64,
     /// How long a process lives after its stream broke.
@@ -28,6 +31,16 @@ pub(crate) struct Front {
 }
 
 impl Front {
+    /// Counts a call that runs.
+    ///
+    /// # Errors
+    /// ENOMEM over a limit of its subject's.
+    pub(super) fn begin(&self, caller: &Caller) -> Result<Option<Running>> {
+        let Some(meter) = self.meters.of(&caller.subject) else { return Ok(None) };
+        meter.admit(0)?;
+        meter.begin().map(Some)
+    }
+
     /// Answers a call: `run` gets the core, the caller and the message.
     pub(crate) async fn answer<Q, A, F, R>(
         &self,
@@ -43,7 +56,10 @@ impl Front {
         call.set_received();
         let (metadata, _, message) = request.into_parts();
         let answered = match caller(metadata.as_ref(), pid_header, call.deadline()) {
-            Ok(caller) => run(self.manager.clone(), caller, message).await,
+            Ok(caller) => match self.begin(&caller) {
+                Ok(_running) => run(self.manager.clone(), caller, message).await,
+                Err(error) => Err(error),
+            },
             Err(error) => Err(error),
         };
         answered.map(Response::new).map_err(|error| call.fail(&error))

@@ -10,6 +10,7 @@ mod data;
 mod ending;
 mod file;
 
+mod pace;
 mod work;
 mod pipeline;
 mod read_stream;

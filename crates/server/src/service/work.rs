@@ -9,6 +9,7 @@ use tonic::Status;
 
 use super::ending::Ending;
 use super::front::Core;
+use super::pace::Pace;
 use crate::layers::{Call, panic_text};
 use crate::wire::Account;
 
@@ -23,6 +24,8 @@ pub(super) struct Work {
     /// Its connection's answers that are not sent yet.
     pub(super) account: Account,
     pub(super) ending: Ending,
+    /// How fast it may go.
+    pub(super) pace: Pace,
 }
 
 impl Work {

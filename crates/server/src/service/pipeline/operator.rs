@@ -131,6 +131,9 @@ impl Operator {
             Ok(op) => op,
             Err(error) => return self.fail(tag, &self.work.call.fail(&error)),
         };
+        if let Err(error) = self.work.pace.admit(op.cost()) {
+            return self.fail(tag, &self.work.call.fail(&error));
+        }
         self.in_flight += 1;
         self.in_flight_bytes += op.cost();
         let charge = match &op {
@@ -210,8 +213,18 @@ impl Operator {
 
     fn spawn(&mut self, Task { tag, op, charge }: Task, place: Option<Place>) {
         let cost = op.cost();
+        let running = match self.work.pace.begin() {
+            Ok(running) => running,
+            Err(error) => {
+                let done = Err(self.work.call.fail(&error));
+                return self.finish(Finished { tag, place, cost, charge, done });
+            }
+        };
         let operation = self.work.later(|core, caller| op.run(core, caller));
-        self.running.spawn(operation.map(move |done| Finished { tag, place, cost, charge, done }));
+        self.running.spawn(operation.map(move |done| {
+            drop(running);
+            Finished { tag, place, cost, charge, done }
+        }));
     }
 
     /// Answers an operation that is through, and frees those that waited for it.
