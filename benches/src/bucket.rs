@@ -143,14 +143,10 @@ impl Bucket {
     }
 }
 
-/// A file for writing: the object `name` itself with the layout `object`, a new one with the layout `log`.
+/// The object `name` for writing, over a store that ignores preconditions.
 ///
 /// # Errors
 /// mmapd's.
-pub fn writable(s3: &S3, name: &str, layout: &str, size: u64) -> Result<Bucket, String> {
-    let (url, name) = match layout {
-        "log" => (s3.url("&unsafe-overwrite&layout=log").replacen("bucket?", "bucket/log?", 1), "sparse"),
-        _ => (s3.url("&unsafe-overwrite"), name),
-    };
-    Bucket::start(&format!("/={url}"), name, &[s3.pid()], Some(size))
+pub fn writable(s3: &S3, name: &str, size: u64) -> Result<Bucket, String> {
+    Bucket::start(&format!("/={}", s3.url("&unsafe-overwrite")), name, &[s3.pid()], Some(size))
 }

@@ -18,6 +18,8 @@ pub mod daemon;
 
 pub mod venv;
 
+pub mod certs;
+
 pub mod moto;
 
 pub mod rclone;

@@ -8,7 +8,11 @@ use crate::mmapd::Mmapd;
 /// A command that talks to `server`.
 pub fn command(server: &Mmapd) -> Command {
     let mut command = Command::new(binaries::binary("mmapctl"));
-    command.env_remove("MMAPCTL_SERVER").arg("--server").arg(server.addr());
+    command
+        .env_clear()
+        .envs(std::env::vars_os().filter(|(name, _)| !name.to_string_lossy().starts_with("MMAPCTL_")))
+        .arg("--server")
+        .arg(server.addr());
     command
 }
 

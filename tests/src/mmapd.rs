@@ -199,6 +199,11 @@ impl Mmapd {
         kib * 1024
     }
 
+    /// Sends it the signal of this name, `HUP` or the like.
+    pub fn signal(&self, name: &str) {
+        self.daemon.signal(name);
+    }
+
     /// Asks it to end, and waits until it has.
     pub fn sigterm(mut self) -> Ended {
         self.daemon.signal("TERM");

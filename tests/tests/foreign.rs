@@ -5,6 +5,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use mmap_tests::certs::{Authority, Valid};
 use mmap_tests::mmapd::{Mmapd, Setup};
 use mmap_tests::moto::Moto;
 use mmap_tests::paths;
@@ -65,6 +66,20 @@ fn python_shares_a_file_and_decodes_errors_through_generated_stubs() {
     run_foreign(&venv, stubs.path(), &server, "/python/shared.bin");
     let file = server.default_files().join("python/shared.bin");
     assert_eq!(std::fs::read(file).unwrap(), foreign_content());
+}
+
+#[test]
+fn python_does_the_same_over_tls() {
+    let (Some(venv), Some(authority)) = (available(Venv::get()), available(Authority::new())) else { return };
+    let stubs = generate_stubs(&venv);
+    let server = Setup::new().args(authority.issue("server", Valid::Days(30)).server_args()).start();
+    let script = paths::workspace().join("tests/python/foreign.py");
+    let addr = server.addr().strip_prefix("https://").unwrap();
+    let mut command = venv.command("python");
+    command.env("PYTHONPATH", stubs.path()).env("PYTHONDONTWRITEBYTECODE", "1");
+    command.arg(script).args([addr, "/python/shared.bin"]).arg(authority.ca());
+    assert_eq!(run(&mut command), "all as the contract says\n");
+    assert_eq!(std::fs::read(server.default_files().join("python/shared.bin")).unwrap(), foreign_content());
 }
 
 #[test]

@@ -65,7 +65,14 @@ fn every_promise_names_tests_that_exist() {
 
 #[test]
 fn links_between_the_pages_lead_somewhere() {
-    for page in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/SEMANTICS.md", "docs/ERRORS.md"] {
+    for page in [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "docs/SEMANTICS.md",
+        "docs/ERRORS.md",
+        "docs/CONFIGURATION.md",
+    ] {
         let file = paths::workspace().join(page);
         let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{page}: {error}"));
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {

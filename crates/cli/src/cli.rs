@@ -9,7 +9,7 @@ use mmap_client::Capability::{self, FileRead, FileWrite, SystemInfo};
 
 use crate::{
     commands::{conflicts, copy, edit, inspect, list, migrate, ping, poke},
-    context::Context,
+    context::{Context, Tls},
     exit::EXIT_CODES,
     output::{self, Format},
     report::Reporter,
@@ -20,7 +20,7 @@ use crate::{
 #[derive(Debug, Parser)]
 #[command(name = "mmapctl", version, after_help = EXIT_CODES, max_term_width = 100)]
 pub(crate) struct Cli {
-    /// The server: host:port or unix:/path, as mmapd prints it
+    /// The server: host:port, https://host:port or unix:/path, as mmapd prints it
     #[arg(long, global = true, env = "MMAPCTL_SERVER", default_value = "127.0.0.1:50051", value_name = "ADDR")]
     server: String,
     /// Print one JSON document with the contract's field names; errors too, on standard error
@@ -29,6 +29,8 @@ pub(crate) struct Cli {
     /// How long one request may take, as 10s or 2m [default: 30s, and 10m where the store is written]
     #[arg(long, global = true, value_name = "TIME", value_parser = units::parse_duration)]
     timeout: Option<Duration>,
+    #[command(flatten)]
+    tls: Tls,
     #[command(subcommand)]
     command: Command,
 }
@@ -79,7 +81,7 @@ impl Cli {
 
     async fn talk(self) -> Result<()> {
         let reporter = self.reporter();
-        let context = Context::connect(reporter, self.timeout, self.command.capabilities()).await?;
+        let context = Context::connect(reporter, self.timeout, &self.tls, self.command.capabilities()).await?;
         match self.command {
             Command::Ls(command) => command.run(&context).await,
             Command::Stat(command) => command.run(&context).await,

@@ -2,12 +2,12 @@
 //!
 //! A process lives as long as its command: it is exited whether the command succeeds or not.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::Result;
-use mmap_client::{AttachOptions, Capability, Client, Process};
+use mmap_client::{AttachOptions, Capability, Client, ClientBuilder, Process};
 
-use crate::{output::Format, report::Reporter};
+use crate::{exit::Failure, output::Format, report::Reporter};
 
 /// One request, where `--timeout` says nothing.
 const REQUEST: Duration = Duration::from_secs(30);
@@ -15,6 +15,48 @@ const REQUEST: Duration = Duration::from_secs(30);
 const STORE: Duration = Duration::from_mins(10);
 /// A server that is there answers the first packet at once, one that is far away within this.
 const CONNECT: Duration = Duration::from_secs(5);
+
+/// How a server of TLS is told from another, and how this program proves who it is.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Tls {
+    /// PEM file with the authority of the server's certificate [default: the system's authorities]
+    #[arg(long, global = true, env = "MMAPCTL_TLS_CA", value_name = "FILE", help_heading = "Options for https://")]
+    tls_ca: Option<PathBuf>,
+    /// PEM file with a certificate, for a server that asks for one
+    #[arg(long, global = true, env = "MMAPCTL_TLS_CERT", value_name = "FILE", help_heading = "Options for https://")]
+    tls_cert: Option<PathBuf>,
+    /// PEM file with the private key of --tls-cert
+    #[arg(long, global = true, env = "MMAPCTL_TLS_KEY", value_name = "FILE", help_heading = "Options for https://")]
+    tls_key: Option<PathBuf>,
+    /// The name in the server's certificate, where it is not the address's host
+    #[arg(
+        long,
+        global = true,
+        env = "MMAPCTL_TLS_SERVER_NAME",
+        value_name = "NAME",
+        help_heading = "Options for https://"
+    )]
+    tls_server_name: Option<String>,
+}
+
+impl Tls {
+    fn apply(&self, mut builder: ClientBuilder) -> Result<ClientBuilder> {
+        if let Some(file) = &self.tls_ca {
+            builder = builder.ca_file(file)?;
+        }
+        match (&self.tls_cert, &self.tls_key) {
+            (Some(cert), Some(key)) => builder = builder.identity_files(cert, key)?,
+            (None, None) => {}
+            (Some(_), None) | (None, Some(_)) => {
+                return Err(Failure::usage("--tls-cert and --tls-key go together: give both").into());
+            }
+        }
+        if let Some(name) = &self.tls_server_name {
+            builder = builder.server_name(name);
+        }
+        Ok(builder)
+    }
+}
 
 /// See the module.
 pub(crate) struct Context {
@@ -27,9 +69,11 @@ impl Context {
     pub(crate) async fn connect(
         reporter: Reporter,
         timeout: Option<Duration>,
+        tls: &Tls,
         capabilities: &[Capability],
     ) -> Result<Self> {
-        let client = Client::builder()
+        let client = tls
+            .apply(Client::builder())?
             .connect_timeout(timeout.unwrap_or(CONNECT).min(CONNECT))
             .deadline(timeout.unwrap_or(REQUEST))
             .capabilities(capabilities.iter().copied())

@@ -1,6 +1,6 @@
 //! Making a client: [`ClientBuilder`], its defaults, and what carries the calls.
 
-use std::{fmt, time::Duration};
+use std::{fmt, path::Path, time::Duration};
 
 use bytes::Bytes;
 use tonic::{
@@ -8,15 +8,16 @@ use tonic::{
     codegen::{Body as HttpBody, StdError},
     metadata::MetadataValue,
     service::Interceptor,
-    transport::Channel,
+    transport::{Channel, Endpoint},
 };
 
 use crate::{
     caller::{Caller, Settings},
     client::Client,
-    error::Result,
+    error::{Error, Result},
     mapping::MESSAGE_MAX,
     retry::RetryPolicy,
+    tls::{self, Tls},
     transport::{self, Service},
     types::Capability,
 };
@@ -38,6 +39,7 @@ pub struct ClientBuilder {
     retry: RetryPolicy,
     max_message: usize,
     connections: usize,
+    tls: Tls,
     wraps: Vec<Wrap>,
 }
 
@@ -50,13 +52,14 @@ impl Default for ClientBuilder {
             retry: RetryPolicy::default(),
             max_message: MESSAGE_MAX,
             connections: 2,
+            tls: Tls::default(),
             wraps: Vec::new(),
         }
     }
 }
 
 impl Client {
-    /// Connects to `address`, as `mmapd` prints it: `127.0.0.1:50051`, `http://…` or `unix:/path`.
+    /// Connects to `address`, as `mmapd` prints it: `127.0.0.1:50051`, `https://…` or `unix:/path`.
     ///
     /// # Errors
     /// As [`ClientBuilder::connect`].
@@ -69,7 +72,7 @@ impl Client {
         ClientBuilder::default()
     }
 
-    /// Uses a channel of your own, say one with TLS. See [`ClientBuilder::service`].
+    /// Uses a channel of your own. See [`ClientBuilder::service`].
     pub fn from_channel(channel: Channel) -> Self {
         Self::builder().service(channel)
     }
@@ -115,6 +118,41 @@ impl ClientBuilder {
         self
     }
 
+    /// Trusts servers whose certificates are of one of the authorities in `pem`, for an address `https://…`. Without it
+    /// those of the system are trusted. May be called again.
+    pub fn ca_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.tls.add_authorities(pem.into());
+        self
+    }
+
+    /// As [`ca_pem`](Self::ca_pem), from a file, which is read here and now.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) if it cannot be read.
+    pub fn ca_file(self, file: impl AsRef<Path>) -> Result<Self> {
+        Ok(self.ca_pem(tls::read(file.as_ref())?))
+    }
+
+    /// Shows this certificate to a server that asks for one (`--tls-client-ca`): PEM, the key without a passphrase.
+    pub fn identity_pem(mut self, cert: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
+        self.tls.set_identity(cert.into(), key.into());
+        self
+    }
+
+    /// As [`identity_pem`](Self::identity_pem), from files, which are read here and now.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) if one cannot be read.
+    pub fn identity_files(self, cert: impl AsRef<Path>, key: impl AsRef<Path>) -> Result<Self> {
+        Ok(self.identity_pem(tls::read(cert.as_ref())?, tls::read(key.as_ref())?))
+    }
+
+    /// Expects the server's certificate to be for `name`, where the address has another host.
+    pub fn server_name(mut self, name: impl Into<String>) -> Self {
+        self.tls.set_server_name(name.into());
+        self
+    }
+
     /// Lets `interceptor` see and change every call's headers: an `authorization`, a `traceparent`. The last one
     /// given is the first to run. The small reads and writes of a process share a stream, and with it its headers.
     pub fn interceptor<I>(mut self, interceptor: I) -> Self
@@ -125,7 +163,7 @@ impl ClientBuilder {
         self
     }
 
-    /// Connects to `address`: `host:port`, `http://host:port` or `unix:/path`, as `mmapd` prints it.
+    /// Connects to `address`: `host:port`, `https://host:port` or `unix:/path`, as `mmapd` prints it.
     ///
     /// Cancel safe. Later breaks of the connection heal by themselves: the next call connects again.
     ///
@@ -133,8 +171,16 @@ impl ClientBuilder {
     /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for a bad address,
     /// [`ErrorKind::Connect`](crate::error::ErrorKind::Connect) if nobody answers there.
     pub async fn connect(self, address: &str) -> Result<Client> {
-        let first = transport::connect(address, self.connect_timeout).await?;
-        self.with_others(first, address)
+        let (at, timeout, tls) = (address.to_owned(), self.connect_timeout, self.tls.clone());
+        let endpoint = match address.starts_with("https:") {
+            // The system's authorities are files.
+            true => tokio::task::spawn_blocking(move || transport::endpoint(&at, timeout, &tls))
+                .await
+                .map_err(|error| Error::usage(error.to_string()))??,
+            false => transport::endpoint(&at, timeout, &tls)?,
+        };
+        let first = transport::connect(address, &endpoint, self.connect_timeout).await?;
+        Ok(self.with_others(first, &endpoint))
     }
 
     /// As [`connect`](Self::connect), but the connection is made by the first call. Needs a tokio runtime around it.
@@ -142,18 +188,18 @@ impl ClientBuilder {
     /// # Errors
     /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) for a bad address.
     pub fn connect_lazy(self, address: &str) -> Result<Client> {
-        let first = transport::endpoint(address, self.connect_timeout)?.connect_lazy();
-        self.with_others(first, address)
+        let endpoint = transport::endpoint(address, self.connect_timeout, &self.tls)?;
+        let first = endpoint.connect_lazy();
+        Ok(self.with_others(first, &endpoint))
     }
 
-    fn with_others(self, first: Channel, address: &str) -> Result<Client> {
-        let endpoint = transport::endpoint(address, self.connect_timeout)?;
+    fn with_others(self, first: Channel, endpoint: &Endpoint) -> Client {
         let others = (1..self.connections).map(|_| endpoint.connect_lazy());
         let services = std::iter::once(first).chain(others).map(transport::boxed).collect();
-        Ok(self.client(services))
+        self.client(services)
     }
 
-    /// Uses `service` to carry the calls: a tonic channel of your own (with TLS, over several servers, in memory), or
+    /// Uses `service` to carry the calls: a tonic channel of your own (over several servers, in memory), or
     /// any tower service over one. The connection's settings are then its affair, and there is only this one; for
     /// speed give it the frames and windows that [`connect`](Self::connect) uses: `max_frame_size` of 1 MiB, windows of
     /// 4 MiB a stream and 16 MiB a connection.

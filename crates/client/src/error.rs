@@ -11,6 +11,8 @@ use mmap_proto::{names, reason::Reason};
 use tonic::{Code, ConnectError, Status, TimeoutExpired};
 use tonic_types::StatusExt;
 
+use crate::hint::hint;
+
 /// What a call of this crate answers.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -155,7 +157,7 @@ impl Error {
     }
 
     pub(crate) fn connect(endpoint: &str, source: impl StdError + Send + Sync + 'static) -> Self {
-        let message = format!("cannot connect to {endpoint}: {}", innermost(&source));
+        let message = format!("cannot connect to {endpoint}: {}", explained(&source));
         let error = Self::new(ErrorKind::Connect, Code::Unavailable, message);
         error.edit(|inner| inner.source = Some(Arc::new(source)))
     }
@@ -180,7 +182,7 @@ impl From<Status> for Error {
     fn from(status: Status) -> Self {
         // A status that came over the wire has no source; one that the transport made up does.
         if let Some(source) = status.source() {
-            let message = innermost(source);
+            let message = explained(source);
             if has_cause::<TimeoutExpired>(source) {
                 return Self::new(ErrorKind::Deadline, Code::DeadlineExceeded, "the call's deadline passed")
                     .with_reason(Reason::TimedOut);
@@ -255,8 +257,14 @@ fn has_cause<E: StdError + 'static>(error: &(dyn StdError + 'static)) -> bool {
 }
 
 /// The last cause: "connection refused" says more than the "transport error" around it.
-fn innermost(error: &(dyn StdError + 'static)) -> String {
+pub(crate) fn innermost(error: &(dyn StdError + 'static)) -> String {
     causes(error).last().unwrap_or(error).to_string()
+}
+
+/// The last cause, and what to do about it where that is known.
+fn explained(error: &(dyn StdError + 'static)) -> String {
+    let cause = innermost(error);
+    hint(error).map_or_else(|| cause.clone(), |hint| format!("{cause}: {hint}"))
 }
 
 impl fmt::Display for Error {

@@ -55,8 +55,22 @@
 //! - one worker thread (`worker_threads = 1`, or `current_thread`) where there are two cores: each call otherwise wakes a
 //!   thread on another core, which takes longer than the call.
 //!
+//! # TLS
+//! An address `https://host:port` is one of TLS: the server's certificate has to be for `host` and of an authority of
+//! the system, or of one that is given:
+//!
+//! ```no_run
+//! # async fn connect() -> Result<(), mmap_client::Error> {
+//! let client = mmap_client::Client::builder()
+//!     .ca_file("ca.pem")?
+//!     .identity_files("me.pem", "me.key")? // for a server that asks for certificates
+//!     .connect("https://mmapd.example:50051")
+//!     .await?;
+//! # Ok(()) }
+//! ```
+//!
 //! # A channel of your own
-//! TLS, a proxy, several servers: make the tonic channel and hand it over. Headers are an interceptor's affair.
+//! A proxy, several servers: make the tonic channel and hand it over. Headers are an interceptor's affair.
 //!
 //! ```
 //! # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -65,7 +79,7 @@
 //! use mmap_client::Client;
 //! use tonic::{Request, transport::Endpoint};
 //!
-//! let channel = Endpoint::from_shared(uri)?.connect_lazy(); // .tls_config(…)?
+//! let channel = Endpoint::from_shared(uri)?.connect_lazy();
 //! let client = Client::builder()
 //!     .capabilities([]) // the token tells them
 //!     .interceptor(|mut request: Request<()>| {
@@ -78,9 +92,11 @@
 //! ```
 
 // In dependency order: a module uses only what stands above it.
+mod hint;
 pub mod error;
 pub mod types;
 pub mod retry;
+mod tls;
 mod transport;
 mod framing;
 mod caller;

@@ -1,6 +1,6 @@
 //! How a connection is made: addresses, the settings of a channel, and the boxed service that calls go through.
 //!
-//! A [`Service`] hides what carries the calls (our own channel, a caller's channel with TLS, a tower stack, an
+//! A [`Service`] hides what carries the calls (our own channel, a caller's channel, a tower stack, an
 //! interceptor), so that no other type of this crate needs a parameter for it. The price is one allocation a
 //! call, which a call over a socket does not notice.
 
@@ -16,7 +16,10 @@ use tonic::{
 };
 use tower::{ServiceExt, util::BoxCloneSyncService};
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    tls::Tls,
+};
 
 /// What carries the calls. Its error is a `Status` with the transport's error as its source: a boxed `dyn Error` would
 /// do, but makes futures that the compiler cannot prove to be `Send`.
@@ -35,18 +38,19 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The endpoint of `address`: `host:port`, `http://…` or `unix:/path`.
-pub(crate) fn endpoint(address: &str, connect_timeout: Duration) -> Result<Endpoint> {
+/// The endpoint of `address`: `host:port`, `http://…`, `https://…` or `unix:/path`. It blocks where `tls` does.
+pub(crate) fn endpoint(address: &str, connect_timeout: Duration, tls: &Tls) -> Result<Endpoint> {
     let bad = |why: &str| {
         Err(Error::usage(format!("{address:?} is no address of a server: {why}; say host:port or unix:/path")))
     };
-    if address.starts_with("https:") {
-        return bad("for TLS make a tonic channel of your own and use Client::from_channel");
+    let is_secure = address.starts_with("https:");
+    if tls.is_set() && !is_secure {
+        return bad("what was said about TLS needs https://host:port");
     }
     if address.strip_prefix("unix:").is_some_and(|path| path.trim_start_matches('/').is_empty()) {
         return bad("the socket's path is missing");
     }
-    let has_scheme = address.starts_with("http:") || address.starts_with("unix:");
+    let has_scheme = is_secure || address.starts_with("http:") || address.starts_with("unix:");
     let uri = if has_scheme { address.to_owned() } else { format!("http://{address}") };
     let endpoint = match Endpoint::from_shared(uri) {
         Ok(endpoint) => endpoint,
@@ -58,7 +62,8 @@ pub(crate) fn endpoint(address: &str, connect_timeout: Duration) -> Result<Endpo
     if !has_scheme && endpoint.uri().port_u16().is_none() {
         return bad("the port is missing");
     }
-    Ok(configure(endpoint, connect_timeout))
+    let endpoint = configure(endpoint, connect_timeout);
+    if is_secure { tls.secure(endpoint) } else { Ok(endpoint) }
 }
 
 fn configure(endpoint: Endpoint, connect_timeout: Duration) -> Endpoint {
@@ -75,8 +80,7 @@ fn configure(endpoint: Endpoint, connect_timeout: Duration) -> Endpoint {
 }
 
 /// Connects now, so that a wrong address is told here and not by the first call.
-pub(crate) async fn connect(address: &str, connect_timeout: Duration) -> Result<Channel> {
-    let endpoint = endpoint(address, connect_timeout)?;
+pub(crate) async fn connect(address: &str, endpoint: &Endpoint, connect_timeout: Duration) -> Result<Channel> {
     // The endpoint's own timeout does not cover a unix socket.
     match tokio::time::timeout(connect_timeout, endpoint.connect()).await {
         Ok(Ok(channel)) => Ok(channel),
@@ -113,15 +117,25 @@ mod tests {
     #[test]
     fn addresses_are_read_as_the_server_prints_them() {
         for address in ["127.0.0.1:50051", "localhost:1", "[::1]:50051", "http://a.example:80", "unix:/run/mmapd"] {
-            assert!(endpoint(address, Duration::from_secs(1)).is_ok(), "{address}");
+            assert!(endpoint(address, Duration::from_secs(1), &Tls::default()).is_ok(), "{address}");
         }
     }
 
     #[test]
     fn a_bad_address_is_refused_with_what_to_say_instead() {
-        for address in ["", ":50051", "localhost", "unix:", "unix:///", "https://a.example", "a b:1", "http://"] {
-            let error = endpoint(address, Duration::from_secs(1)).expect_err(address);
+        for address in ["", ":50051", "localhost", "unix:", "unix:///", "https://", "a b:1", "http://"] {
+            let error = endpoint(address, Duration::from_secs(1), &Tls::default()).expect_err(address);
             assert!(error.message().contains("host:port"), "{error}");
         }
+    }
+
+    #[test]
+    fn what_is_said_about_tls_needs_an_address_of_tls_and_files_that_hold_it() {
+        let mut tls = Tls::default();
+        tls.add_authorities(b"nothing of the kind".to_vec());
+        let plain = endpoint("127.0.0.1:1", Duration::from_secs(1), &tls).expect_err("not of TLS");
+        assert!(plain.message().contains("https://"), "{plain}");
+        let empty = endpoint("https://127.0.0.1:1", Duration::from_secs(1), &tls).expect_err("no certificate");
+        assert!(empty.message().contains("no certificate"), "{empty}");
     }
 }

@@ -127,6 +127,13 @@ impl Shared {
         self.journal.as_ref().is_none_or(|journal| journal.is_acknowledged(said))
     }
 
+    /// Sees to it that the journal gets the record, although nobody waits for that.
+    pub fn hurry_journal(&self, said: Lsn) {
+        if let Some(journal) = self.journal.as_ref().filter(|journal| !journal.is_acknowledged(said)) {
+            journal.hurry();
+        }
+    }
+
     /// Waits until the journal has the record, as its level says. Cancel safe.
     ///
     /// # Errors

@@ -32,7 +32,8 @@ pub(crate) fn banner(server: &Server) -> String {
         line("recovered", &recovered);
     }
     if let Some(addr) = server.addrs().first() {
-        line("try", &format!("mmapctl --server {addr} ping"));
+        let authority = if addr.starts_with("https:") { " --tls-ca CA.pem" } else { "" };
+        line("try", &format!("mmapctl --server {addr}{authority} ping"));
         line("or", &grpcurl(addr));
     }
     text
@@ -59,12 +60,13 @@ fn recovered(recovered: &Recovered) -> Option<String> {
 fn grpcurl(addr: &str) -> String {
     // grpcurl dials a socket file by its path, with a flag of its own, and would take that path for the
     // authority, which HTTP/2 refuses.
-    let (flag, target) = match addr.strip_prefix("unix:") {
-        Some(path) => ("-unix -authority localhost ", path),
-        None => ("", addr),
+    let (flag, target) = match (addr.strip_prefix("unix:"), addr.strip_prefix("https://")) {
+        (Some(path), _) => ("-plaintext -unix -authority localhost", path),
+        (None, Some(secure)) => ("-cacert CA.pem", secure),
+        (None, None) => ("-plaintext", addr),
     };
     format!(
-        "grpcurl -plaintext {flag}-H 'mmap-pid: 1' -H 'mmap-capabilities: FileRead,FileWrite' -d '{EXAMPLE}' \
+        "grpcurl {flag} -H 'mmap-pid: 1' -H 'mmap-capabilities: FileRead,FileWrite' -d '{EXAMPLE}' \
          {target} mmap.v1.MmapService/Mmap"
     )
 }
@@ -80,5 +82,7 @@ mod tests {
             grpcurl("unix:/m.sock").contains("-unix -authority localhost ")
                 && grpcurl("unix:/m.sock").contains(" /m.sock ")
         );
+        let secure = grpcurl("https://127.0.0.1:5");
+        assert!(secure.contains(" -cacert ") && secure.contains(" 127.0.0.1:5 ") && !secure.contains("-plaintext"));
     }
 }

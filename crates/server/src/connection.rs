@@ -1,6 +1,6 @@
 //! [`Connection`]: an accepted stream with what it owns: its place among the connections, and the ways in which
 //! the server ends it: a client that does not speak HTTP/2 by and by, or has not yet when the server stops, and a
-//! drain that is over. [`Peer`]: what the calls of one connection share.
+//! drain that is over. [`Accepted`]: one whose handshake, if it has one, is still to come. [`Peer`]: what the calls of one connection share.
 
 use std::io;
 use std::pin::Pin;
@@ -15,6 +15,7 @@ use tokio::time::Sleep;
 use tokio_util::either::Either;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use crate::tls::{Tls, TlsStream};
 use crate::wire::Account;
 
 /// Bytes that a client sends before anything else: HTTP/2's connection preface. Keepalive pings watch over
@@ -52,10 +53,38 @@ struct Preface {
     stopping: Cancelled,
 }
 
-/// A connection that was accepted.
+/// A stream as it is accepted.
+pub(crate) type Plain = Either<TcpStream, UnixStream>;
+
+/// A stream that was accepted, with its place.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) stream: Plain,
+    pub(crate) place: OwnedSemaphorePermit,
+    /// What its handshake is made with, if it has to make one.
+    pub(crate) tls: Option<Arc<Tls>>,
+}
+
+impl Accepted {
+    /// The connection, after its handshake. `None`: there is none, because that failed or the server stops.
+    pub(crate) async fn open(self, ends: &Ends) -> Option<Connection> {
+        let Self { stream, place, tls } = self;
+        let stream = match (stream, tls) {
+            (Either::Left(tcp), Some(tls)) => {
+                // Large, and over long before the connection is.
+                let handshake = Box::pin(async move { tls.accept(tcp).await });
+                Either::Right(ends.stopping.run_until_cancelled(handshake).await??)
+            }
+            (plain, _) => Either::Left(plain),
+        };
+        Some(Connection::new(stream, place, ends))
+    }
+}
+
+/// A connection that speaks HTTP/2, or should.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    stream: Either<TcpStream, UnixStream>,
+    stream: Either<Plain, Box<TlsStream>>,
     closed: Cancelled,
     /// Until the preface is there.
     preface: Option<Preface>,
@@ -64,7 +93,7 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// A connection that holds `place` as long as it lives.
-    pub(crate) fn new(stream: Either<TcpStream, UnixStream>, place: OwnedSemaphorePermit, ends: &Ends) -> Self {
+    fn new(stream: Either<Plain, Box<TlsStream>>, place: OwnedSemaphorePermit, ends: &Ends) -> Self {
         Self {
             stream,
             closed: Box::pin(ends.closing.child_token().cancelled_owned()),

@@ -18,6 +18,10 @@ mod meter;
 #[allow(dead_code, unused_imports, reason = "the streaming methods use the rest of it")]
 mod wire;
 
+mod tls;
+
+pub mod checkup;
+
 mod connection;
 mod layers;
 mod service;

@@ -5,7 +5,7 @@
 
 use std::fs::{self, Permissions};
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
@@ -14,15 +14,20 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::{BoxStream, SelectAll, select_all, unfold};
+use rustix::net::sockopt::set_socket_send_buffer_size;
 use tokio::net::{TcpListener, UnixListener, UnixSocket};
 use tokio::sync::Semaphore;
 use tokio_util::either::Either;
 
-use crate::config::ListenAddr;
-use crate::connection::{Connection, Ends};
+use crate::config::{ListenAddr, dialable};
+use crate::connection::{Accepted, Plain};
+use crate::tls::Tls;
 
 /// Connections that wait to be accepted; the kernel's own limit is most often higher.
 const BACKLOG: u32 = 1024;
+/// Bytes that a unix socket takes before its reader has to run. The kernel's default, 208 KiB with its own overhead,
+/// is less than 64 answers of 4 KiB: both sides would wake each other up in the middle of every batch.
+const UNIX_SEND_BUFFER: usize = 1 << 20;
 /// Rest after a failed accept. It fails for lack of file descriptors, most often, and would at once again.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 
@@ -31,6 +36,8 @@ const ACCEPT_REST: Duration = Duration::from_millis(100);
 pub(crate) struct Listener {
     socket: Socket,
     addr: String,
+    /// What its clients' handshakes are made with, if they speak TLS.
+    tls: Option<Arc<Tls>>,
 }
 
 #[derive(Debug)]
@@ -58,6 +65,15 @@ impl Listener {
         }
     }
 
+    /// The same listener, which speaks TLS if it is one of TCP.
+    pub(crate) fn with_tls(mut self, tls: &Arc<Tls>) -> Self {
+        if matches!(self.socket, Socket::Tcp(_)) {
+            self.addr = format!("https://{}", self.addr);
+            self.tls = Some(tls.clone());
+        }
+        self
+    }
+
     /// The address as a client dials it.
     pub(crate) fn addr(&self) -> &str {
         &self.addr
@@ -66,7 +82,7 @@ impl Listener {
     async fn bind_tcp(addrs: &[SocketAddr]) -> io::Result<Self> {
         let listener = TcpListener::bind(addrs).await?;
         let addr = dialable(listener.local_addr()?).to_string();
-        Ok(Self { socket: Socket::Tcp(listener), addr })
+        Ok(Self { socket: Socket::Tcp(listener), addr, tls: None })
     }
 
     fn bind_unix(path: &Path) -> Result<Self, String> {
@@ -81,10 +97,10 @@ impl Listener {
         // Between bind and listen nobody can connect, so that there is no moment with wider rights.
         let file = SocketFile::claim(path).map_err(failed)?;
         let listener = socket.listen(BACKLOG).map_err(failed)?;
-        Ok(Self { socket: Socket::Unix(listener, file), addr: format!("unix:{shown}") })
+        Ok(Self { socket: Socket::Unix(listener, file), addr: format!("unix:{shown}"), tls: None })
     }
 
-    async fn accept(&self) -> io::Result<Either<tokio::net::TcpStream, tokio::net::UnixStream>> {
+    async fn accept(&self) -> io::Result<Plain> {
         match &self.socket {
             Socket::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
@@ -92,7 +108,14 @@ impl Listener {
                 stream.set_nodelay(true)?;
                 Ok(Either::Left(stream))
             }
-            Socket::Unix(listener, _file) => Ok(Either::Right(listener.accept().await?.0)),
+            Socket::Unix(listener, _file) => {
+                let (stream, _) = listener.accept().await?;
+                // A preference: the kernel caps it at net.core.wmem_max, and works with less.
+                if let Err(error) = set_socket_send_buffer_size(&stream, UNIX_SEND_BUFFER) {
+                    tracing::debug!("the send buffer of a unix socket keeps its size: {error}");
+                }
+                Ok(Either::Right(stream))
+            }
         }
     }
 }
@@ -108,15 +131,6 @@ fn in_the_way(addr: &ListenAddr, error: &io::Error) -> String {
         return format!("{addr} may not be used by this user: choose a port from 1024 up with --listen");
     }
     format!("cannot listen on {addr}: {error}")
-}
-
-/// What a client on this machine dials to reach a socket that is bound to `addr`.
-fn dialable(addr: SocketAddr) -> SocketAddr {
-    match addr {
-        SocketAddr::V4(v4) if v4.ip().is_unspecified() => (Ipv4Addr::LOCALHOST, v4.port()).into(),
-        SocketAddr::V6(v6) if v6.ip().is_unspecified() => (Ipv6Addr::LOCALHOST, v6.port()).into(),
-        SocketAddr::V4(_) | SocketAddr::V6(_) => addr,
-    }
 }
 
 /// Removes the socket file of a server that is gone.
@@ -155,15 +169,11 @@ impl Drop for SocketFile {
     }
 }
 
-/// The connections that come in through `listeners`, each with one of `places` and ended by `ends`.
-/// Dropping the stream closes the listeners.
-pub(crate) fn incoming(
-    listeners: Vec<Listener>,
-    places: &Arc<Semaphore>,
-    ends: &Ends,
-) -> SelectAll<BoxStream<'static, Connection>> {
+/// The connections that come in through `listeners`, each with one of `places`. Handshakes are the affair of who takes
+/// them: one that is slow must not hold up the next. Dropping the stream closes the listeners.
+pub(crate) fn incoming(listeners: Vec<Listener>, places: &Arc<Semaphore>) -> SelectAll<BoxStream<'static, Accepted>> {
     select_all(listeners.into_iter().map(|listener| {
-        let door = Door { listener, places: places.clone(), ends: ends.clone() };
+        let door = Door { listener, places: places.clone() };
         unfold(door, |door| async move { Some((door.next().await, door)) }).boxed()
     }))
 }
@@ -172,11 +182,10 @@ pub(crate) fn incoming(
 struct Door {
     listener: Listener,
     places: Arc<Semaphore>,
-    ends: Ends,
 }
 
 impl Door {
-    async fn next(&self) -> Connection {
+    async fn next(&self) -> Accepted {
         let mut full = false;
         loop {
             let stream = match self.listener.accept().await {
@@ -188,7 +197,7 @@ impl Door {
                 }
             };
             match self.places.clone().try_acquire_owned() {
-                Ok(place) => return Connection::new(stream, place, &self.ends),
+                Ok(place) => return Accepted { stream, place, tls: self.listener.tls.clone() },
                 // Closed at once, and not left waiting: the client learns that it has to go elsewhere.
                 Err(_) if !full => tracing::warn!("as many connections as there may be: closing new ones"),
                 Err(_) => {}
@@ -201,13 +210,6 @@ impl Door {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_address_told_is_one_that_a_client_can_dial() {
-        for (bound, told) in [("0.0.0.0:5", "127.0.0.1:5"), ("[::]:5", "[::1]:5"), ("10.0.0.1:5", "10.0.0.1:5")] {
-            assert_eq!(dialable(bound.parse().unwrap()).to_string(), told);
-        }
-    }
 
     #[tokio::test]
     async fn a_port_in_use_is_told_with_the_way_out() {

@@ -10,6 +10,7 @@ use mmap_core::state::StateDir;
 use mmap_core::vfs::{Mount, MountSpec, Vfs};
 
 use crate::config::{Config, Durability};
+use crate::tls::Material;
 
 /// Why a server did not start or stopped serving.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +21,18 @@ pub enum ServerError {
     /// It failed: exit code 1.
     #[error("{0}")]
     Failed(String),
+}
+
+/// Reads the files that `config` names, as a start would, and makes nothing of them: what a person should look at. It
+/// blocks.
+///
+/// # Errors
+/// A sentence that names the file at fault.
+pub fn check_files(config: &Config) -> Result<Vec<String>, String> {
+    match &config.tls {
+        Some(files) => Ok(Material::read(files)?.warnings),
+        None => Ok(Vec::new()),
+    }
 }
 
 /// The core and its mounts, as configured.

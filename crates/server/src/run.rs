@@ -8,13 +8,20 @@ use crate::banner::banner;
 use crate::config::Config;
 use crate::opening::ServerError;
 use crate::server::{ExitReport, Server};
+use crate::signals;
 
 /// Binds, says where on standard output, serves until `stops` asks to end, and tells what was not stored.
 ///
 /// # Errors
 /// What kept it from starting or from going on.
 pub async fn run(config: Config, stops: impl Stream<Item = ()> + Send) -> Result<ExitReport, ServerError> {
-    let server = Server::bind(config).await?;
+    let is_tls = config.tls.is_some();
+    let mut server = Server::bind(config).await?;
+    // Without files to read again SIGHUP stays what it is: the terminal is gone, and with it the program.
+    if is_tls {
+        let hangups = signals::hangups().map_err(|error| ServerError::Failed(format!("no SIGHUP: {error}")))?;
+        server = server.with_hangups(hangups);
+    }
     // A closed standard output or error is no reason to serve nobody.
     let _ = write!(io::stderr().lock(), "{}", banner(&server));
     let _ = announce(&server, &mut io::stdout().lock());

@@ -4,9 +4,12 @@
 //! attached processes' streams end within a third of the time limit, then the core syncs what is unsynced.
 //! Nothing here outlives [`Server::serve`].
 
+use std::convert::Infallible;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _};
 use http::HeaderValue;
 use mmap_core::manager::{MmapManager, Recovered, ShutdownReport};
@@ -28,6 +31,7 @@ use crate::listener::{Listener, incoming};
 use crate::meter::Meters;
 use crate::opening::{ServerError, open_core};
 use crate::service::{Files, Front, Mmaps, Processes};
+use crate::tls::Tls;
 use crate::transport::Transport;
 
 /// What a message needs beside its data: the other fields, a path of 4 KiB among them, with room to spare.
@@ -70,10 +74,12 @@ impl ExitReport {
 }
 
 /// A server that is bound: clients can connect, and are answered once it serves.
-#[derive(Debug)]
 pub struct Server {
     config: Config,
     listeners: Vec<Listener>,
+    tls: Option<Arc<Tls>>,
+    /// Each item asks to read the TLS files again.
+    hangups: BoxStream<'static, ()>,
     manager: Arc<MmapManager>,
     health: Health,
     mounts: Vec<MountHealth>,
@@ -87,9 +93,14 @@ impl Server {
     /// What is in the way. A mount that does not answer is not: the server serves, and its health says so. One
     /// that answers, and where something else lies than the mount says, is.
     pub async fn bind(config: Config) -> Result<Self, ServerError> {
+        let tls = match &config.tls {
+            Some(files) => Some(Tls::open(files).await.map_err(ServerError::Config)?),
+            None => None,
+        };
         let mut listeners = Vec::new();
         for addr in &config.listen {
-            listeners.push(Listener::bind(addr).await.map_err(ServerError::Failed)?);
+            let listener = Listener::bind(addr).await.map_err(ServerError::Failed)?;
+            listeners.push(tls.iter().fold(listener, Listener::with_tls));
         }
         let (manager, mounts, recovered) = open_core(&config).await?;
         let health = Health::new(mounts, Arc::clone(&manager)).await;
@@ -98,7 +109,15 @@ impl Server {
             return Err(ServerError::Config(refusal.to_owned()));
         }
         manager.settle(SETTLE_TIME).await;
-        Ok(Self { config, listeners, manager, health, mounts, recovered })
+        let hangups = futures::stream::pending().boxed();
+        Ok(Self { config, listeners, tls, hangups, manager, health, mounts, recovered })
+    }
+
+    /// The same server, which reads its TLS files again at each item of `hangups`, too, and not only when they change.
+    #[must_use]
+    pub fn with_hangups(mut self, hangups: impl Stream<Item = ()> + Send + 'static) -> Self {
+        self.hangups = hangups.boxed();
+        self
     }
 
     /// The addresses that clients can dial, as they are asked for.
@@ -127,7 +146,7 @@ impl Server {
     /// # Errors
     /// What kept it from serving.
     pub async fn serve(self, stops: impl Stream<Item = ()> + Send) -> Result<ExitReport, ServerError> {
-        let Self { config, listeners, manager, health, .. } = self;
+        let Self { config, listeners, tls, hangups, manager, health, .. } = self;
         let ends = Ends { stopping: CancellationToken::new(), closing: CancellationToken::new() };
         let Ends { stopping, closing } = &ends;
         // Whoever drops this future, too, closes the connections.
@@ -136,7 +155,7 @@ impl Server {
 
         let entry = entry(&config, &manager, &health, stopping)?;
         let places = Arc::new(Semaphore::new(config.bounds.connections));
-        let connections = incoming(listeners, &places, &ends);
+        let connections = incoming(listeners, &places);
         let transport = Transport::new(entry, &config.bounds, config.limits.memory / UNSENT_SHARE, &ends);
         let serving = transport.serve(connections);
         let mut serving = Box::pin(serving);
@@ -147,6 +166,7 @@ impl Server {
                 return Err(ServerError::Failed(format!("the server cannot go on: {why}; at the end: {report:?}")));
             }
             never = health.watch() => match never {},
+            never = watch(tls.as_ref(), hangups) => match never {},
             _ = stops.next() => {}
         }
 
@@ -171,6 +191,20 @@ impl Server {
             report = shut_down(&manager, end.saturating_duration_since(Instant::now())) => Ok(report),
             _ = stops.next() => Ok(give_up(&manager).await),
         }
+    }
+}
+
+/// Keeps the certificates those of their files.
+async fn watch(tls: Option<&Arc<Tls>>, hangups: BoxStream<'static, ()>) -> Infallible {
+    match tls {
+        Some(tls) => tls.watch(hangups).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("config", &self.config).finish_non_exhaustive()
     }
 }
 

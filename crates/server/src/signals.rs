@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT as a stream: each item is one request to stop.
+//! Signals as streams: SIGTERM and SIGINT ask to stop, SIGHUP to read files again.
 
 use std::io;
 
@@ -19,4 +19,13 @@ pub fn stops() -> io::Result<impl Stream<Item = ()> + Send> {
         };
         came.map(|()| ((), (terminate, interrupt)))
     }))
+}
+
+/// Begins to listen for SIGHUP; from here on it no longer ends the process.
+///
+/// # Errors
+/// The handler cannot be installed.
+pub fn hangups() -> io::Result<impl Stream<Item = ()> + Send> {
+    let hangups = signal(SignalKind::hangup())?;
+    Ok(unfold(hangups, |mut hangups| async move { hangups.recv().await.map(|()| ((), hangups)) }))
 }

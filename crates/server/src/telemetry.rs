@@ -15,15 +15,27 @@ const DEFAULT_FILTER: &str = "info,object_store=warn";
 /// # Errors
 /// A sentence that says what is wrong with the filter.
 pub fn init(filter: Option<&str>) -> Result<(), String> {
-    let from_env = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|text| !text.is_empty());
-    let text = filter.or(from_env.as_deref()).unwrap_or(DEFAULT_FILTER);
-    let filter = EnvFilter::builder()
-        .parse(text)
-        .map_err(|error| format!("the log filter `{text}` cannot be read: {error}; write for example info"))?;
+    let filter = read(filter)?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .try_init()
         .map_err(|error| format!("logging cannot start: {error}"))
+}
+
+/// Reads the filter and starts nothing.
+///
+/// # Errors
+/// As [`init`], for the filter.
+pub fn check(filter: Option<&str>) -> Result<(), String> {
+    read(filter).map(|_| ())
+}
+
+fn read(filter: Option<&str>) -> Result<EnvFilter, String> {
+    let from_env = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|text| !text.is_empty());
+    let text = filter.or(from_env.as_deref()).unwrap_or(DEFAULT_FILTER);
+    EnvFilter::builder()
+        .parse(text)
+        .map_err(|error| format!("the log filter `{text}` cannot be read: {error}; write for example info"))
 }

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Bounds;
-use crate::connection::{Connection, Ends, Peer};
+use crate::connection::{Accepted, Ends, Peer};
 use crate::entry::Entry;
 use crate::wire::{Account, Budget, Corked, PERIOD, STALL_TIME};
 
@@ -73,7 +73,7 @@ impl Transport {
     }
 
     /// Serves `connections` until the server stops or there are no more, and then until all have ended.
-    pub(crate) async fn serve(self, connections: impl Stream<Item = Connection>) {
+    pub(crate) async fn serve(self, connections: impl Stream<Item = Accepted>) {
         {
             // Dropped before the drain: a port that nobody accepts on must not look open.
             let mut connections = pin!(connections.take_until(self.ends.stopping.cancelled()));
@@ -85,7 +85,8 @@ impl Transport {
         self.tasks.wait().await;
     }
 
-    async fn serve_one(self, connection: Connection) {
+    async fn serve_one(self, accepted: Accepted) {
+        let Some(connection) = accepted.open(&self.ends).await else { return };
         let account = Account::new(self.budget.clone());
         let peer = Peer { calls: Arc::new(Semaphore::new(self.calls_per_connection)), account: account.clone() };
         let io = Corked::new(connection);

@@ -50,12 +50,13 @@ impl Written {
     }
 
     /// Both writes as one, to be waited for once. Both must be of one manager.
-    pub fn and(self, other: Self) -> Self {
+    pub fn and(mut self, mut other: Self) -> Self {
         let bytes = self.bytes.saturating_add(other.bytes);
         let said = |written: &Self| written.pending.as_ref().map(|(_, said)| *said);
+        let is_later = said(&self) > said(&other);
         // The journal acknowledges in the order of its records.
-        let pending = if said(&self) > said(&other) { self.pending } else { other.pending };
-        Self { bytes, pending }
+        let (one, another) = (self.pending.take(), other.pending.take());
+        Self { bytes, pending: if is_later { one } else { another } }
     }
 
     /// Waits until the journal has it, as its level says, and answers the number of bytes. Cancel safe.
@@ -63,11 +64,19 @@ impl Written {
     /// # Errors
     /// EIO if the journal has failed, or its disk does not answer. The bytes are there: whether they survive the
     /// server is not known.
-    pub async fn wait(self) -> Result<u64> {
-        if let Some((shared, said)) = self.pending {
+    pub async fn wait(mut self) -> Result<u64> {
+        if let Some((shared, said)) = self.pending.take() {
             shared.journaled(said).await?;
         }
         Ok(self.bytes)
+    }
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        if let Some((shared, said)) = self.pending.take() {
+            shared.hurry_journal(said);
+        }
     }
 }
 

@@ -203,8 +203,16 @@ impl Journal {
     ///
     /// Without a room it is for small records that must not be refused; a part of each segment is kept free for
     /// them, and when that is used up on a full disk they wait in memory.
+    ///
+    /// A record with a room is written when somebody waits for it, or for a later one, or [`Journal::hurry`] is
+    /// called; others at once, with all before them.
     pub fn append(&self, room: Option<Room>, write: impl FnOnce(&mut Vec<u8>)) -> Lsn {
         self.shared.append(room, write)
+    }
+
+    /// Has everything that was appended written now, if nobody waits for it.
+    pub fn hurry(&self) {
+        self.shared.wake_writer();
     }
 
     /// Whether the record is as durable as the level says.
@@ -220,6 +228,9 @@ impl Journal {
     pub async fn acknowledged(&self, lsn: Lsn) -> Result<()> {
         if lsn.0 == u64::MAX {
             return Err(self.unwritten());
+        }
+        if !self.is_acknowledged(lsn) {
+            self.hurry();
         }
         if self.shared.waiters.wait(lsn.0).await { Ok(()) } else { Err(self.shared.ended().unwrap_or_else(stopped)) }
     }

@@ -177,6 +177,7 @@ impl Shared {
 
     /// Takes the room's share of the queue, waiting in line for it. Cancel safe.
     pub(super) async fn line_up(&self, bytes: u32) -> Result<OwnedSemaphorePermit> {
+        self.wake_writer();
         match Arc::clone(&self.permits).acquire_many_owned(bytes).await {
             Ok(permit) => Ok(permit),
             Err(_closed) => Err(self.ended().unwrap_or_else(stopped)),
@@ -220,8 +221,9 @@ impl Shared {
         }
     }
 
-    /// Queues a record.
+    /// Queues a record. One that has a room leaves the writer asleep: see [`Shared::wake_writer`].
     pub(super) fn append(&self, room: Option<Room>, write: impl FnOnce(&mut Vec<u8>)) -> Lsn {
+        let is_waited_for = room.is_some();
         let (permit, bytes) = room.map_or((None, 0), |mut room| (room.permit.take(), std::mem::take(&mut room.bytes)));
         let mut queue = self.queue.lock();
         queue.reserved -= bytes;
@@ -232,8 +234,16 @@ impl Shared {
             (Some(_), None) => {}
         }
         drop(queue);
-        self.work.notify_one();
+        if !is_waited_for {
+            self.wake_writer();
+        }
         lsn
+    }
+
+    /// Lets the writer look at the queue. Whoever waits for a record, or for room, calls it once it has nothing more
+    /// to add: one that woke for each record wrote them one by one, at two changes of context each.
+    pub(super) fn wake_writer(&self) {
+        self.work.notify_one();
     }
 
     /// Queues a mark that begins a segment, if possible.

@@ -167,6 +167,39 @@ async fn who_waits_for_the_queue_is_served_in_order_or_told_at_the_deadline() {
 }
 
 #[tokio::test]
+async fn records_that_are_waited_for_together_are_written_together() {
+    let disk = SimDisk::new();
+    let (journal, ..) = open(&disk, options(Level::Process)).unwrap();
+    put_all(&journal, 0..1).await;
+    // What the writer does between two batches is done before the next is counted.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let before = disk.steps();
+    let mut last = Lsn::NONE;
+    for _ in 0..10 {
+        last = put(&journal, &[7; 50]).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(!journal.is_acknowledged(last));
+    journal.acknowledged(last).await.unwrap();
+    assert_eq!(disk.steps() - before, 1);
+}
+
+#[tokio::test]
+async fn a_queue_full_of_what_nobody_waits_for_is_written_for_who_needs_the_room() {
+    let disk = SimDisk::new();
+    let (journal, ..) = open(&disk, options(Level::Process)).unwrap();
+    for number in 0..100 {
+        put(&journal, &record(number)).await.unwrap();
+    }
+    journal.hurry();
+    let (_, _, found) = {
+        journal.close().await.unwrap();
+        open(&disk, options(Level::Process)).unwrap()
+    };
+    assert_eq!(found, records(0..100));
+}
+
+#[tokio::test]
 async fn a_record_larger_than_the_queue_or_a_segment_is_refused_and_harms_nothing() {
     let disk = SimDisk::new();
     let (journal, ..) = open(&disk, options(Level::Disk)).unwrap();

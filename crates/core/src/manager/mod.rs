@@ -40,6 +40,8 @@ mod crash_tests;
 mod pressure_tests;
 #[cfg(test)]
 mod conflict_tests;
+#[cfg(test)]
+mod subject_tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

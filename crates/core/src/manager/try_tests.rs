@@ -152,6 +152,22 @@ async fn a_write_shows_to_those_who_do_not_wait_when_the_journal_has_it() {
 }
 
 #[tokio::test]
+async fn a_write_whose_caller_went_away_gets_into_the_journal_all_the_same() {
+    let disk = SimDisk::new();
+    let (world, id) = World::journaled(&disk).await;
+    let written = world.try_write(id, 0, b"left").expect("everything it needs is in memory");
+    assert!(written.is_pending());
+    drop(written);
+    tokio::time::timeout(Duration::from_secs(10), async {
+        while world.try_read(id, 0, 4).is_none() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await
+    .expect("nobody waits for it, and it is written");
+}
+
+#[tokio::test]
 async fn a_write_that_finds_no_room_in_the_journal_is_not_made_without_waiting() {
     let disk = SimDisk::new();
     let (world, id) = World::journaled(&disk).await;

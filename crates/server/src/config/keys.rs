@@ -38,6 +38,25 @@ impl Key {
         format!("MMAPD_{}", self.name.to_ascii_uppercase().replace('-', "_"))
     }
 
+    /// What it is where it is not set, as its help says; nothing where that says nothing.
+    pub(super) fn default(&self) -> Option<String> {
+        match self.help.rsplit_once(DEFAULT) {
+            Some((_, default)) => Some(default.trim_end_matches(']').to_owned()),
+            None => self.is_switch().then(|| "false".to_owned()),
+        }
+    }
+
+    /// Its line in docs/CONFIGURATION.md.
+    #[cfg(test)]
+    pub(super) fn row(&self) -> String {
+        let flag = self.value.map_or_else(|| format!("--{}", self.name), |value| format!("--{} {value}", self.name));
+        let many = if self.many { ", repeatable" } else { "" };
+        let meaning = self.help.rsplit_once(DEFAULT).map_or(self.help, |(meaning, _)| meaning);
+        let default = self.default().map_or_else(|| "not set".to_owned(), |default| default.replace('|', "\\|"));
+        let meaning = meaning.replace('|', "\\|");
+        format!("| `{flag}`{many} | `{}` | `{}` | {default} | {meaning} |", self.variable(), self.name)
+    }
+
     fn arg(&self) -> Arg {
         let arg = Arg::new(self.name).long(self.name).help(format!("{} [env: {}]", self.help, self.variable()));
         match (self.value, self.many) {
@@ -47,6 +66,9 @@ impl Key {
         }
     }
 }
+
+/// What stands before the default at the end of a help.
+const DEFAULT: &str = " [default: ";
 
 /// The key whose values may be tables in the file.
 pub(super) const MOUNT: &str = "mount";
@@ -105,7 +127,22 @@ pub(super) const KEYS: &[Key] = &[
         "MODE",
         "How callers are told apart; this build has only trust: they are taken at their word [default: trust]",
     ),
-    Key::switch("insecure", "Allow listening beyond this machine although callers are taken at their word"),
+    Key::switch(
+        "insecure",
+        "Allow listening beyond this machine although callers are taken at their word, or without TLS",
+    ),
+    Key::one(
+        "tls-cert",
+        "FILE",
+        "PEM file with the server's certificate, then those that lead to its authority: TCP listeners speak TLS. Read \
+         again when it changes",
+    ),
+    Key::one("tls-key", "FILE", "PEM file with the private key of --tls-cert"),
+    Key::one(
+        "tls-client-ca",
+        "FILE",
+        "PEM file with the authorities of clients: who has no certificate of theirs is refused in the handshake",
+    ),
     Key::one("max-message", "SIZE", "Largest data of one read or write [default: 4MiB]"),
     Key::one("node", "NAME", "Name of this server in the answers' header mmap-node [default: the machine's name]"),
     Key::one(
@@ -125,25 +162,25 @@ pub(super) const KEYS: &[Key] = &[
     Key::one(
         "subject-mappings",
         "N",
-        "Mappings of one subject (with trust: of all callers together) [default: no limit]",
+        "Mappings of one subject (with trust: of all callers together); no limit unless set",
     ),
-    Key::one("subject-private", "SIZE", "Bytes of one subject's private pages in memory [default: no limit]"),
-    Key::one("subject-dirty", "SIZE", "Bytes that one subject has unsynced [default: no limit]"),
+    Key::one("subject-private", "SIZE", "Bytes of one subject's private pages in memory; no limit unless set"),
+    Key::one("subject-dirty", "SIZE", "Bytes that one subject has unsynced; no limit unless set"),
     Key::one(
         "subject-calls-per-second",
         "N",
-        "Calls and pipelined operations of one subject a second, as many of them at once at most [default: no limit]",
+        "Calls and pipelined operations of one subject a second, as many of them at once at most; no limit unless set",
     ),
     Key::one(
         "subject-bytes-per-second",
         "SIZE",
-        "Bytes that one subject reads and writes a second [default: no limit]",
+        "Bytes that one subject reads and writes a second; no limit unless set",
     ),
     Key::one(
         "subject-calls",
         "N",
-        "Calls and pipelined operations of one subject that run at a time; those that wait for nothing do not count \
-         [default: no limit]",
+        "Calls and pipelined operations of one subject that run at a time; those that wait for nothing do not count; no \
+         limit unless set",
     ),
     Key::one("store-timeout", "TIME", "When a store that does not answer counts as failed [default: 25s]"),
     Key::one(
@@ -172,7 +209,12 @@ pub(super) fn command() -> Command {
         .version(env!("CARGO_PKG_VERSION"))
         .about("Memory-mapped files over object storage, as a gRPC service")
         .after_help(EXAMPLES)
-        .args(KEYS.iter().map(Key::arg))
+        .args(settings_args())
+}
+
+/// A flag for each key.
+pub(super) fn settings_args() -> impl Iterator<Item = Arg> {
+    KEYS.iter().map(Key::arg)
 }
 
 /// The key of this name.

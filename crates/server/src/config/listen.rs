@@ -1,7 +1,7 @@
 //! [`ListenAddr`]: where the server listens, as it is asked for.
 
 use std::fmt;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
 /// Bytes of the longest path that fits in a `sockaddr_un` beside its terminating NUL.
@@ -54,12 +54,29 @@ impl ListenAddr {
         }
     }
 
+    /// The same with each address of TCP changed by `change`.
+    pub(super) fn map_tcp(self, change: impl Fn(SocketAddr) -> SocketAddr) -> Self {
+        match self {
+            Self::Tcp(addrs) => Self::Tcp(addrs.into_iter().map(change).collect()),
+            Self::Unix(path) => Self::Unix(path),
+        }
+    }
+
     /// Whether only programs of this machine can reach it.
     pub fn is_local(&self) -> bool {
         match self {
             Self::Tcp(addrs) => addrs.iter().all(|addr| addr.ip().to_canonical().is_loopback()),
             Self::Unix(_) => true,
         }
+    }
+}
+
+/// What a client on this machine dials to reach a socket that is bound to `addr`.
+pub(crate) fn dialable(addr: SocketAddr) -> SocketAddr {
+    match addr {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => (Ipv4Addr::LOCALHOST, v4.port()).into(),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => (Ipv6Addr::LOCALHOST, v6.port()).into(),
+        SocketAddr::V4(_) | SocketAddr::V6(_) => addr,
     }
 }
 
@@ -86,6 +103,13 @@ mod tests {
         assert!(ListenAddr::parse("localhost:50051").unwrap().is_local());
         for text in ["unix:/run/m.sock", "unix:///run/m.sock"] {
             assert_eq!(ListenAddr::parse(text).unwrap(), ListenAddr::Unix("/run/m.sock".into()));
+        }
+    }
+
+    #[test]
+    fn the_address_told_is_one_that_a_client_can_dial() {
+        for (bound, told) in [("0.0.0.0:5", "127.0.0.1:5"), ("[::]:5", "[::1]:5"), ("10.0.0.1:5", "10.0.0.1:5")] {
+            assert_eq!(dialable(bound.parse().unwrap()).to_string(), told);
         }
     }
 

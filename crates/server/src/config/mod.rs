@@ -8,14 +8,28 @@ mod mounts;
 mod quantity;
 mod refusal;
 mod sources;
+mod strays;
 mod subjects;
+mod tls;
 mod validated;
+mod effective;
+mod health;
+mod asked;
 
+pub use asked::Asked;
+pub use health::{HealthQuestion, Trust};
 pub use listen::ListenAddr;
+pub(crate) use listen::dialable;
 pub(crate) use quantity::show_size;
 pub use refusal::Refusal;
 pub use subjects::SubjectRates;
+pub use tls::TlsFiles;
 pub use validated::{Bounds, Config, Durability, Env};
+
+/// A sentence for each of the environment's `names` that begins as a setting does and is none.
+pub fn stray_variables(names: impl IntoIterator<Item = std::ffi::OsString>) -> Vec<String> {
+    strays::strays(names.into_iter().filter_map(|name| name.into_string().ok()))
+}
 
 #[cfg(test)]
 mod tests;

@@ -41,8 +41,16 @@ impl Settings {
         args: impl IntoIterator<Item = OsString>,
         env: &dyn Fn(&str) -> Option<OsString>,
     ) -> Result<Self, Refusal> {
+        Self::of(&command().try_get_matches_from(args)?, env)
+    }
+
+    /// Reads the other sources beside a command line that is read already.
+    ///
+    /// # Errors
+    /// As [`Settings::read`].
+    pub(super) fn of(matches: &ArgMatches, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Self, Refusal> {
         let mut settings = Self::default();
-        settings.add_flags(&command().try_get_matches_from(args)?);
+        settings.add_flags(matches);
         settings.add_variables(env)?;
         if let Some(file) = settings.0.get(CONFIG).and_then(|given| given.texts.first()).map(PathBuf::from) {
             settings.add_file(&file)?;
@@ -77,12 +85,21 @@ impl Settings {
 
     /// A refusal of what `key` says, with where it stands.
     pub(super) fn refuse(&self, key: &'static str, sentence: &str) -> Refusal {
-        let place = match self.0.get(key).map(|given| &given.origin) {
+        Refusal::Wrong(format!("{}: {sentence}", self.place(key)))
+    }
+
+    /// Where the value of `key` stands, or would stand.
+    pub(super) fn place(&self, key: &'static str) -> String {
+        match self.0.get(key).map(|given| &given.origin) {
             Some(Origin::Variable) => find(key).map(Key::variable).unwrap_or_default(),
             Some(Origin::File(path)) => format!("{key} in {}", path.display()),
             Some(Origin::Flag) | None => format!("--{key}"),
-        };
-        Refusal::Wrong(format!("{place}: {sentence}"))
+        }
+    }
+
+    /// The texts of `key` as they were given, if it is set.
+    pub(super) fn texts(&self, key: &str) -> Option<&[String]> {
+        self.0.get(key).map(|given| given.texts.as_slice())
     }
 
     fn add(&mut self, key: &'static Key, texts: Vec<String>, origin: Origin) {
@@ -91,7 +108,9 @@ impl Settings {
 
     fn add_flags(&mut self, matches: &ArgMatches) {
         for key in KEYS {
-            if matches.value_source(key.name) != Some(ValueSource::CommandLine) {
+            // Not every command has every flag.
+            let is_known = matches.try_contains_id(key.name).is_ok();
+            if !is_known || matches.value_source(key.name) != Some(ValueSource::CommandLine) {
                 continue;
             }
             let texts = if key.is_switch() {

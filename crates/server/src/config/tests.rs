@@ -5,9 +5,13 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
+use super::asked::Asked;
+use super::health::Trust;
 use super::keys;
 use super::listen::ListenAddr;
 use super::refusal::Refusal;
+use super::sources::Settings;
+use super::tls::{TlsFiles, check_exposure};
 use super::validated::{Config, Durability, default_listen};
 
 const HOME: (&str, &str) = ("HOME", "/home/somebody");
@@ -174,4 +178,90 @@ fn help_names_every_flag_with_its_variable() {
         assert!(flat.contains(&format!("--{}", key.name)) && flat.contains(&key.variable()), "{}", key.name);
     }
     assert!(flat.contains("Examples:"));
+}
+
+fn asked(args: &[&str]) -> Asked {
+    let args = std::iter::once("mmapd").chain(args.iter().copied()).map(OsString::from);
+    Asked::read(args, &|name| (name == HOME.0).then(|| HOME.1.into())).unwrap()
+}
+
+#[test]
+fn the_effective_configuration_read_as_a_file_is_the_same_configuration() {
+    for args in [
+        &[][..],
+        &[
+            "--listen",
+            "127.0.0.1:1",
+            "--listen",
+            "unix:/run/\"m\".sock",
+            "--mount",
+            "/a=memory:",
+            "--durability",
+            "disk",
+        ],
+        &["--tls-cert", "/c", "--tls-key", "/k", "--tls-client-ca", "/ca", "--listen", "0.0.0.0:1", "--insecure"],
+        &["--memory", "300MiB", "--max-calls", "7", "--node", "007", "--log", "debug", "--private-spill", "2GiB"],
+    ] {
+        let Asked::Check(config, text) = asked(&[&["config", "check"], args].concat()) else { panic!("{args:?}") };
+        let file = file(&text);
+        let again = read(&["--config", file.path().to_str().unwrap()], &[]).unwrap();
+        let told = |config: &Config| Config { mounts: Vec::new(), ..config.clone() };
+        assert_eq!(format!("{:?}", told(&config)), format!("{:?}", told(&again)), "{text}");
+        // What is the default mount by itself is one that is asked for in the file.
+        let mounts: Vec<_> = config.mounts.iter().map(ToString::to_string).collect();
+        let default = vec![format!("/=file://{}", config.default_folder().display())];
+        let again: Vec<_> = again.mounts.iter().map(ToString::to_string).collect();
+        assert_eq!(again, if mounts.is_empty() { default } else { mounts }, "{text}");
+    }
+}
+
+#[test]
+fn every_setting_stands_in_the_configurations_page_and_nothing_else_does() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/CONFIGURATION.md")).unwrap();
+    let shown: Vec<&str> = page.lines().filter(|line| line.starts_with("| `--")).collect();
+    let known: Vec<String> = keys::KEYS.iter().map(keys::Key::row).collect();
+    let text = known.join("\n");
+    assert!(shown == known, "the table of docs/CONFIGURATION.md has to be:\n{text}\n");
+}
+
+#[test]
+fn tls_needs_a_certificate_and_its_key() {
+    let tls = read(&["--tls-cert", "/c.pem", "--tls-key", "/k.pem"], &[]).unwrap().tls.unwrap();
+    assert_eq!((tls.cert, tls.key, tls.client_ca), ("/c.pem".into(), "/k.pem".into(), None));
+    assert!(sentence(&["--tls-cert", "/c"], &[]).contains("--tls-key"));
+    assert!(sentence(&[], &[("MMAPD_TLS_KEY", "/k")]).starts_with("MMAPD_TLS_KEY: "));
+    assert!(sentence(&["--tls-client-ca", "/ca"], &[]).contains("--tls-cert"));
+    // A caller is still taken at its word.
+    let args = ["--tls-cert", "/c", "--tls-key", "/k", "--listen", "0.0.0.0:1"];
+    assert!(sentence(&args, &[]).contains("--insecure"));
+}
+
+#[test]
+fn only_tokens_and_tls_together_may_be_reached_from_elsewhere_unasked() {
+    let exposure = |args: &[&str]| {
+        let args = std::iter::once("mmapd").chain(args.iter().copied()).map(OsString::from);
+        let settings = Settings::read(args, &|_| None).unwrap();
+        let files = TlsFiles::read(&settings).unwrap();
+        check_exposure(&settings, &[ListenAddr::parse("0.0.0.0:1").unwrap()], files.as_ref())
+    };
+    let (tls, jwt) = (["--tls-cert", "/c", "--tls-key", "/k"], ["--auth", "jwt"]);
+    assert!(exposure(&[tls.as_slice(), &jwt].concat()).is_ok());
+    assert!(exposure(&jwt).unwrap_err().to_string().contains("--tls-cert"));
+    assert!(exposure(&tls).unwrap_err().to_string().contains("--auth trust"));
+    assert!(exposure(&[]).unwrap_err().to_string().contains("--auth trust"));
+}
+
+#[test]
+fn a_health_check_asks_the_configurations_own_server_unless_it_is_told_another() {
+    let Asked::Health(own) = asked(&["health"]) else { panic!("it is asked for health") };
+    assert_eq!((own.addr.to_string(), own.trust), ("127.0.0.1:50051".to_owned(), Trust::Plain));
+    let file = file("listen = [\"0.0.0.0:7\", \"unix:/m.sock\"]\ntls-cert = \"/c\"\ntls-key = \"/k\"\n");
+    let config = ["health", "--config", file.path().to_str().unwrap()];
+    let Asked::Health(own) = asked(&config) else { panic!("it is asked for health") };
+    assert_eq!((own.addr.to_string(), own.trust), ("127.0.0.1:7".to_owned(), Trust::Own));
+    assert_eq!(own.identity, None);
+    let Asked::Health(other) = asked(&["health", "--server", "https://[::1]:9", "--tls-ca", "/ca"]) else {
+        panic!("it is asked for health")
+    };
+    assert_eq!(other.trust, Trust::Authority("/ca".into(), "::1".to_owned()));
 }

@@ -13,10 +13,11 @@ use mmap_core::vfs::MountSpec;
 
 use super::listen::ListenAddr;
 use super::machine;
-use super::quantity::{parse_size, parse_time};
+use super::quantity::{parse_size, parse_time, show_size};
 use super::refusal::Refusal;
 use super::sources::Settings;
 use super::subjects::{self, SubjectRates};
+use super::tls::{TlsFiles, check_exposure};
 
 /// The largest message that can be asked for: gRPC counts a message's bytes in 32 bits.
 const MESSAGE_MAX: u64 = 1 << 30;
@@ -81,6 +82,8 @@ pub struct Config {
     pub node: String,
     /// Time for the end: draining and syncing.
     pub shutdown_timeout: Duration,
+    /// What TCP listeners speak TLS with. `None`: they do not.
+    pub tls: Option<TlsFiles>,
     /// What to log, if it was set.
     pub log: Option<String>,
 }
@@ -91,28 +94,45 @@ impl Config {
     /// # Errors
     /// What is wrong, with where it stands; or that help or the version was asked for.
     pub fn read(args: impl IntoIterator<Item = OsString>, env: &Env<'_>) -> Result<Self, Refusal> {
-        let settings = Settings::read(args, env)?;
+        Self::of(&Settings::read(args, env)?, env)
+    }
+
+    /// The configuration that `settings` say.
+    pub(super) fn of(settings: &Settings, env: &Env<'_>) -> Result<Self, Refusal> {
         settings.one("auth", check_auth)?;
-        let limits = limits(&settings)?;
+        let limits = limits(settings)?;
         let listen = settings.many("listen", ListenAddr::parse)?;
         let config = Self {
             listen: if listen.is_empty() { default_listen() } else { listen },
             mounts: settings.many("mount", |text| MountSpec::parse(text).map_err(|error| error.to_string()))?,
-            state_dir: state_dir(&settings, env)?,
+            state_dir: state_dir(settings, env)?,
             durability: settings.one("durability", parse_durability)?.unwrap_or(Durability::Process),
             accept_journal_loss: settings.one("accept-journal-loss", parse_switch)?.unwrap_or(false),
             limits,
-            bounds: bounds(&settings)?,
-            subject: subjects::rates(&settings)?,
+            bounds: bounds(settings)?,
+            subject: subjects::rates(settings)?,
             workers: settings.one("workers", parse_workers)?.unwrap_or_else(default_workers),
             node: settings.one("node", parse_node)?.unwrap_or_else(default_node),
             shutdown_timeout: settings.one("shutdown-timeout", parse_time)?.unwrap_or(SHUTDOWN_TIMEOUT),
+            tls: TlsFiles::read(settings)?,
             log: settings.one("log", |text| Ok(text.to_owned()))?,
         };
         let insecure = settings.one("insecure", parse_switch)?.unwrap_or(false);
-        match config.listen.iter().find(|addr| !addr.is_local()) {
-            Some(addr) if !insecure => Err(settings.refuse("listen", &exposed(addr))),
-            _ => Ok(config),
+        if !insecure {
+            check_exposure(settings, &config.listen, config.tls.as_ref())?;
+        }
+        Ok(config)
+    }
+
+    /// The value of `key` where it is not set and comes of the machine or of other settings.
+    pub(super) fn computed(&self, key: &str) -> Option<String> {
+        match key {
+            "memory" => Some(show_size(self.limits.memory)),
+            "mount" => MountSpec::of_folder("/", &self.default_folder()).ok().map(|mount| mount.to_string()),
+            "node" => Some(self.node.clone()),
+            "state-dir" => Some(self.state_dir.display().to_string()),
+            "workers" => Some(self.workers.to_string()),
+            _ => None,
         }
     }
 
@@ -129,13 +149,6 @@ impl Config {
 
 pub(super) fn default_listen() -> Vec<ListenAddr> {
     vec![ListenAddr::Tcp(vec![([127, 0, 0, 1], 50051).into()])]
-}
-
-fn exposed(addr: &ListenAddr) -> String {
-    format!(
-        "{addr} can be reached from other machines, and with --auth trust whoever reaches it may do everything: \
-         listen on 127.0.0.1 or unix:/path, or add --insecure if the network is trusted"
-    )
 }
 
 fn limits(settings: &Settings) -> Result<Limits, Refusal> {

@@ -61,7 +61,8 @@ impl<T: AsyncWrite + Unpin> Inner<T> {
             }
             self.held.advance(written);
         }
-        Poll::Ready(Ok(()))
+        // Below TLS there is a buffer of its own, with what the socket did not take.
+        Pin::new(&mut self.io).poll_flush(cx)
     }
 
     /// Sends what is held and, by the same call, `slices`: answers how many bytes of these.
