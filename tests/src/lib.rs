@@ -16,6 +16,8 @@ pub mod random;
 
 pub mod daemon;
 
+pub mod collector;
+
 pub mod venv;
 
 pub mod certs;
@@ -24,6 +26,8 @@ pub mod moto;
 
 pub mod rclone;
 
+pub mod docker;
+
 pub mod binaries;
 
 pub mod mmapd;
@@ -31,6 +35,10 @@ pub mod mmapd;
 pub mod mmapctl;
 
 pub mod wire;
+
+pub mod scrape;
+
+pub mod prometheus;
 
 pub mod pipe;
 

@@ -177,6 +177,23 @@ impl Mmapd {
         self.state_dir.join("files")
     }
 
+    /// Where it tells its metrics, which it says in its log.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn metrics_addr(&self) -> String {
+        let started = std::time::Instant::now();
+        loop {
+            let log = self.stderr();
+            let said = log.lines().find_map(|line| line.split_once("mmapd metrics on ")?.1.split(['"', ' ']).next());
+            if let Some(addr) = said {
+                return addr.to_owned();
+            }
+            assert!(started.elapsed() < START_DEADLINE, "the server tells no metrics:\n{log}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// What it has logged so far.
     pub fn stderr(&self) -> String {
         self.daemon.text(Stream::Stderr)

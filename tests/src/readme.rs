@@ -9,9 +9,16 @@ use crate::paths;
 /// # Errors
 /// If there is no README.md, no such mark, or no block behind it.
 pub fn block(name: &str) -> Result<String, String> {
-    let readme = std::fs::read_to_string(paths::workspace().join("README.md"));
-    let readme = readme.map_err(|error| format!("README.md: {error}"))?;
-    find(&readme, name).ok_or_else(|| format!("README.md has no code block behind <!-- run: {name} -->"))
+    block_of("README.md", name)
+}
+
+/// The same of another page, by its path in the workspace.
+///
+/// # Errors
+/// As [`block`].
+pub fn block_of(page: &str, name: &str) -> Result<String, String> {
+    let text = std::fs::read_to_string(paths::workspace().join(page)).map_err(|error| format!("{page}: {error}"))?;
+    find(&text, name).ok_or_else(|| format!("{page} has no code block behind <!-- run: {name} -->"))
 }
 
 fn find(readme: &str, name: &str) -> Option<String> {

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use tempfile::TempDir;
+
 use crate::paths;
 use crate::require::{self, Missing};
 
@@ -38,6 +40,11 @@ impl Venv {
         }
     }
 
+    /// Its own folder, which has `bin` in it.
+    pub fn folder(&self) -> PathBuf {
+        self.folder.join("env")
+    }
+
     /// A program of the environment.
     pub fn program(&self, name: &str) -> PathBuf {
         self.folder.join("env/bin").join(name)
@@ -49,6 +56,22 @@ impl Venv {
         // Python holds back what it prints to a pipe; the fixtures wait for a line of it.
         command.env("PYTHONUNBUFFERED", "1");
         command
+    }
+
+    /// A folder with the Python stubs of the contract, for PYTHONPATH.
+    ///
+    /// # Panics
+    /// If they cannot be generated.
+    pub fn stubs(&self) -> TempDir {
+        let folder = tempfile::tempdir().expect("the temporary folder can be written");
+        let out = folder.path().display();
+        let mut protoc = self.command("python");
+        protoc.current_dir(paths::workspace()).args(["-m", "grpc_tools.protoc", "--proto_path=proto"]);
+        protoc.args([&format!("--python_out={out}"), &format!("--grpc_python_out={out}")]).arg("mmap.proto");
+        if let Err(why) = run(&mut protoc) {
+            panic!("{why}");
+        }
+        folder
     }
 }
 

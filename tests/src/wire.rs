@@ -27,6 +27,7 @@ pub struct Caller {
     channel: Channel,
     pid: Option<u32>,
     capabilities: Option<&'static str>,
+    token: Option<String>,
     timeout: Option<Duration>,
 }
 
@@ -44,7 +45,7 @@ pub async fn channel(addr: &str) -> Channel {
 impl Caller {
     /// The process `pid` with every capability, on a connection of its own.
     pub async fn connect(addr: &str, pid: u32) -> Self {
-        Self { channel: channel(addr).await, pid: Some(pid), capabilities: Some(ALL), timeout: None }
+        Self { channel: channel(addr).await, pid: Some(pid), capabilities: Some(ALL), token: None, timeout: None }
     }
 
     /// Another process on the same connection.
@@ -71,6 +72,12 @@ impl Caller {
         Self { capabilities: None, ..self.clone() }
     }
 
+    /// The same caller with a token, and without capabilities beside it.
+    #[must_use]
+    pub fn with_token(&self, token: &str) -> Self {
+        Self { capabilities: None, token: Some(token.to_owned()), ..self.clone() }
+    }
+
     /// The same caller with a deadline.
     #[must_use]
     pub fn with_timeout(&self, timeout: Duration) -> Self {
@@ -89,6 +96,10 @@ impl Caller {
         if let Some(capabilities) = self.capabilities {
             let value = MetadataValue::try_from(capabilities).expect("capabilities are ASCII");
             request.metadata_mut().insert(names::CAPABILITIES, value);
+        }
+        if let Some(token) = &self.token {
+            let value = MetadataValue::try_from(format!("Bearer {token}")).expect("tokens are ASCII");
+            request.metadata_mut().insert("authorization", value);
         }
         if let Some(timeout) = self.timeout {
             request.set_timeout(timeout);

@@ -13,25 +13,9 @@ use mmap_tests::readme::{self, Step};
 use mmap_tests::require::available;
 use mmap_tests::venv::Venv;
 use serde_json::Value;
-use tempfile::TempDir;
 
 /// The address that README.md uses: the default.
 const README_ADDR: &str = "localhost:50051";
-
-/// A folder with the Python stubs of the contract.
-fn generate_stubs(venv: &Venv) -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    let out = folder.path().display();
-    run(venv.command("python").current_dir(paths::workspace()).args([
-        "-m",
-        "grpc_tools.protoc",
-        "--proto_path=proto",
-        &format!("--python_out={out}"),
-        &format!("--grpc_python_out={out}"),
-        "mmap.proto",
-    ]));
-    folder
-}
 
 /// The standard output of a command that has to succeed.
 fn run(command: &mut Command) -> String {
@@ -61,7 +45,7 @@ fn foreign_content() -> Vec<u8> {
 #[test]
 fn python_shares_a_file_and_decodes_errors_through_generated_stubs() {
     let Some(venv) = available(Venv::get()) else { return };
-    let stubs = generate_stubs(&venv);
+    let stubs = venv.stubs();
     let server = Setup::new().start();
     run_foreign(&venv, stubs.path(), &server, "/python/shared.bin");
     let file = server.default_files().join("python/shared.bin");
@@ -71,7 +55,7 @@ fn python_shares_a_file_and_decodes_errors_through_generated_stubs() {
 #[test]
 fn python_does_the_same_over_tls() {
     let (Some(venv), Some(authority)) = (available(Venv::get()), available(Authority::new())) else { return };
-    let stubs = generate_stubs(&venv);
+    let stubs = venv.stubs();
     let server = Setup::new().args(authority.issue("server", Valid::Days(30)).server_args()).start();
     let script = paths::workspace().join("tests/python/foreign.py");
     let addr = server.addr().strip_prefix("https://").unwrap();
@@ -85,7 +69,7 @@ fn python_does_the_same_over_tls() {
 #[test]
 fn boto3_reads_from_s3_what_python_wrote_through_a_mapping() {
     let (Some(venv), Some(moto)) = (available(Venv::get()), available(Moto::start())) else { return };
-    let stubs = generate_stubs(&venv);
+    let stubs = venv.stubs();
     let server = Setup::new().mount("/s3", &moto.mount_url("python")).envs(Moto::ENV).start();
     run_foreign(&venv, stubs.path(), &server, "/s3/shared.bin");
     assert_eq!(moto.object("python/shared.bin"), foreign_content());
@@ -98,7 +82,7 @@ fn the_python_program_of_the_readme_does_what_it_says() {
     let lines = program.lines().filter(|line| !line.trim().is_empty()).count();
     assert!(lines <= 15, "README.md promises fifteen lines, and shows {lines}");
     assert!(program.contains(README_ADDR), "the program has to name the default address");
-    let stubs = generate_stubs(&venv);
+    let stubs = venv.stubs();
     let server = Setup::new().start();
     let mut command = venv.command("python");
     command.env("PYTHONPATH", stubs.path()).current_dir(stubs.path());

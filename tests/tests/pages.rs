@@ -72,6 +72,8 @@ fn links_between_the_pages_lead_somewhere() {
         "docs/SEMANTICS.md",
         "docs/ERRORS.md",
         "docs/CONFIGURATION.md",
+        "docs/METRICS.md",
+        "docs/SECURITY.md",
     ] {
         let file = paths::workspace().join(page);
         let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{page}: {error}"));

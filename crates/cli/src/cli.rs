@@ -1,6 +1,6 @@
 //! The command line as a whole: global options, the list of commands, and which rights each one claims.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result};
 use clap::{CommandFactory, Parser, Subcommand};
@@ -8,7 +8,7 @@ use clap_complete::Shell;
 use mmap_client::Capability::{self, FileRead, FileWrite, SystemInfo};
 
 use crate::{
-    commands::{conflicts, copy, edit, inspect, list, migrate, ping, poke},
+    commands::{conflicts, copy, edit, inspect, list, migrate, ping, poke, token},
     context::{Context, Tls},
     exit::EXIT_CODES,
     output::{self, Format},
@@ -29,6 +29,9 @@ pub(crate) struct Cli {
     /// How long one request may take, as 10s or 2m [default: 30s, and 10m where the store is written]
     #[arg(long, global = true, value_name = "TIME", value_parser = units::parse_duration)]
     timeout: Option<Duration>,
+    /// A file with the token to show the server, read again when it changes; or the token itself in MMAPCTL_TOKEN
+    #[arg(long, global = true, env = "MMAPCTL_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
     #[command(flatten)]
     tls: Tls,
     #[command(subcommand)]
@@ -51,6 +54,7 @@ enum Command {
     Truncate(edit::Truncate),
     Rm(edit::Rm),
     Ping(ping::Ping),
+    Token(token::Token),
     /// Print a script that completes mmapctl's arguments in a shell
     Completions {
         /// Which shell
@@ -68,6 +72,9 @@ impl Cli {
         if let Command::Completions { shell } = self.command {
             return completions(shell);
         }
+        if let Command::Token(command) = &self.command {
+            return command.run(self.json);
+        }
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -81,7 +88,8 @@ impl Cli {
 
     async fn talk(self) -> Result<()> {
         let reporter = self.reporter();
-        let context = Context::connect(reporter, self.timeout, &self.tls, self.command.capabilities()).await?;
+        let (tls, token_file) = (&self.tls, self.token_file);
+        let context = Context::connect(reporter, self.timeout, tls, token_file, self.command.capabilities()).await?;
         match self.command {
             Command::Ls(command) => command.run(&context).await,
             Command::Stat(command) => command.run(&context).await,
@@ -97,6 +105,7 @@ impl Cli {
             Command::Truncate(command) => command.run(&context).await,
             Command::Rm(command) => command.run(&context).await,
             Command::Ping(command) => command.run(&context).await,
+            Command::Token(command) => command.run(context.is_json()),
             Command::Completions { shell } => completions(shell),
         }
     }
@@ -111,7 +120,7 @@ impl Command {
             Self::Truncate(_) | Self::Rm(_) => &[FileWrite],
             Self::Maps(_) | Self::Ps(_) => &[SystemInfo],
             Self::Conflicts(command) => command.capabilities(),
-            Self::Ping(_) | Self::Completions { .. } => &[],
+            Self::Ping(_) | Self::Token(_) | Self::Completions { .. } => &[],
         }
     }
 }

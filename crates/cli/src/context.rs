@@ -5,7 +5,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::Result;
-use mmap_client::{AttachOptions, Capability, Client, ClientBuilder, Process};
+use mmap_client::{AttachOptions, Capability, Client, ClientBuilder, Process, TraceContext};
 
 use crate::{exit::Failure, output::Format, report::Reporter};
 
@@ -16,6 +16,8 @@ const STORE: Duration = Duration::from_mins(10);
 /// A server that is there answers the first packet at once, one that is far away within this.
 const CONNECT: Duration = Duration::from_secs(5);
 
+/// The variable that has a token.
+const TOKEN: &str = "MMAPCTL_TOKEN";
 /// How a server of TLS is told from another, and how this program proves who it is.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Tls {
@@ -70,15 +72,24 @@ impl Context {
         reporter: Reporter,
         timeout: Option<Duration>,
         tls: &Tls,
+        token_file: Option<PathBuf>,
         capabilities: &[Capability],
     ) -> Result<Self> {
-        let client = tls
-            .apply(Client::builder())?
+        let mut builder = tls.apply(Client::builder())?;
+        if let Some(trace) = trace() {
+            builder = builder.trace(move || Some(trace.clone()));
+        }
+        let builder = builder
             .connect_timeout(timeout.unwrap_or(CONNECT).min(CONNECT))
             .deadline(timeout.unwrap_or(REQUEST))
-            .capabilities(capabilities.iter().copied())
-            .connect(&reporter.server)
-            .await?;
+            .capabilities(capabilities.iter().copied());
+        // Not a flag of its own: every user of the machine can read a command line.
+        let builder = match (token_file, std::env::var(TOKEN).ok().filter(|token| !token.is_empty())) {
+            (Some(file), _) => builder.token_file(file),
+            (None, Some(token)) => builder.token(token),
+            (None, None) => builder,
+        };
+        let client = builder.connect(&reporter.server).await?;
         Ok(Self { client, reporter, timeout })
     }
 
@@ -103,4 +114,14 @@ impl Context {
         exited?;
         Ok(done)
     }
+}
+
+/// The trace that whoever started this program is in, by the convention for command lines. What cannot be read is no
+/// reason to do nothing.
+fn trace() -> Option<TraceContext> {
+    let trace: TraceContext = std::env::var("TRACEPARENT").ok()?.parse().ok()?;
+    Some(match std::env::var("TRACESTATE") {
+        Ok(state) => trace.with_state(&state),
+        Err(_) => trace,
+    })
 }

@@ -1,6 +1,10 @@
 //! Making a client: [`ClientBuilder`], its defaults, and what carries the calls.
 
-use std::{fmt, path::Path, time::Duration};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tonic::{
@@ -18,6 +22,8 @@ use crate::{
     mapping::MESSAGE_MAX,
     retry::RetryPolicy,
     tls::{self, Tls},
+    token::Token,
+    trace::{Hook, TraceContext},
     transport::{self, Service},
     types::Capability,
 };
@@ -39,7 +45,9 @@ pub struct ClientBuilder {
     retry: RetryPolicy,
     max_message: usize,
     connections: usize,
+    token: Option<Token>,
     tls: Tls,
+    trace: Option<Hook>,
     wraps: Vec<Wrap>,
 }
 
@@ -52,7 +60,9 @@ impl Default for ClientBuilder {
             retry: RetryPolicy::default(),
             max_message: MESSAGE_MAX,
             connections: 2,
+            token: None,
             tls: Tls::default(),
+            trace: None,
             wraps: Vec::new(),
         }
     }
@@ -95,6 +105,21 @@ impl ClientBuilder {
     /// as a server with token authentication wants it.
     pub fn capabilities(mut self, capabilities: impl IntoIterator<Item = Capability>) -> Self {
         self.capabilities = capabilities.into_iter().collect();
+        self
+    }
+
+    /// Shows this token to the server (`authorization: Bearer …`). The token says what the client may do: its
+    /// [`capabilities`](Self::capabilities) are not sent beside it.
+    pub fn token(mut self, token: impl AsRef<str>) -> Self {
+        self.token = Some(Token::given(token.as_ref()));
+        self
+    }
+
+    /// As [`token`](Self::token), from a file that is read again when it changes (it is looked at once a second at most).
+    /// Put a new token there before the old one ends: then processes stay attached, and small reads and writes go on. A
+    /// [`ReadStream`](crate::ReadStream) that the server ends with the old token fails, as a stream of writes does.
+    pub fn token_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.token = Some(Token::file(path.into()));
         self
     }
 
@@ -150,6 +175,14 @@ impl ClientBuilder {
     /// Expects the server's certificate to be for `name`, where the address has another host.
     pub fn server_name(mut self, name: impl Into<String>) -> Self {
         self.tls.set_server_name(name.into());
+        self
+    }
+
+    /// Asks `hook` before each call where the calling task is in its trace, and tells the server, which goes on from
+    /// there. See [the crate's page](crate#traces). An operation of a trace that is recorded is a call of its own: the
+    /// stream that small reads and writes share is nobody's.
+    pub fn trace(mut self, hook: impl Fn() -> Option<TraceContext> + Send + Sync + 'static) -> Self {
+        self.trace = Some(Hook::new(hook));
         self
     }
 
@@ -218,11 +251,14 @@ impl ClientBuilder {
     fn client(self, services: Vec<Service>) -> Client {
         let names: Vec<_> = self.capabilities.iter().map(|capability| capability.as_str()).collect();
         // The names are ASCII letters, so they always make a header.
-        let capabilities = MetadataValue::try_from(names.join(",")).ok().filter(|_| !names.is_empty());
+        let capabilities =
+            MetadataValue::try_from(names.join(",")).ok().filter(|_| !names.is_empty() && self.token.is_none());
         let settings = Settings {
             deadline: self.deadline,
             capabilities,
+            token: self.token.clone(),
             retry: self.retry,
+            trace: self.trace,
             max_answer: self.max_message.saturating_add(ANSWER_SLACK),
         };
         let wrapped = |service| self.wraps.iter().fold(service, |service, wrap| wrap(service));

@@ -23,6 +23,8 @@ use crate::{
     error::{Error, ErrorKind, Result},
     framing::Messages,
     retry::{self, Repeat, RetryPolicy},
+    token::Token,
+    trace::Hook,
     transport::Service,
 };
 
@@ -38,7 +40,11 @@ pub(crate) struct Settings {
     pub(crate) deadline: Duration,
     /// The value of `mmap-capabilities`; `None` sends no such header.
     pub(crate) capabilities: Option<MetadataValue<Ascii>>,
+    /// In whose stead capabilities are not sent.
+    pub(crate) token: Option<Token>,
     pub(crate) retry: RetryPolicy,
+    /// Says where in its trace a caller is.
+    pub(crate) trace: Option<Hook>,
     /// The largest answer that is taken, in encoded bytes.
     pub(crate) max_answer: usize,
 }
@@ -79,6 +85,11 @@ impl Caller {
         &self.settings
     }
 
+    /// Whether a token that is refused may be followed by one that is not.
+    pub(crate) fn renews_token(&self) -> bool {
+        self.settings.token.as_ref().is_some_and(Token::is_renewed)
+    }
+
     /// The same caller speaking as the process `pid`.
     pub(crate) fn with_pid(&self, pid: u32) -> Self {
         Self { pid: Some(pid), ..self.clone() }
@@ -88,6 +99,17 @@ impl Caller {
     pub(crate) fn with_deadline(&self, deadline: Duration) -> Self {
         let settings = Settings { deadline, ..Settings::clone(&self.settings) };
         Self { settings: Arc::new(settings), ..self.clone() }
+    }
+
+    /// The same caller without a trace: for what many share.
+    pub(crate) fn untraced(&self) -> Self {
+        let settings = Settings { trace: None, ..Settings::clone(&self.settings) };
+        Self { settings: Arc::new(settings), ..self.clone() }
+    }
+
+    /// Whether the calling task's trace is recorded.
+    pub(crate) fn is_sampled(&self) -> bool {
+        self.settings.trace.as_ref().is_some_and(Hook::is_sampled)
     }
 
     /// Sends `message` by `send`, repeating it as `repeat` allows, until the deadline.
@@ -105,7 +127,7 @@ impl Caller {
             if left.is_zero() {
                 return Err(Error::deadline(allowed));
             }
-            let mut request = self.request(message.clone());
+            let mut request = self.request(message.clone()).await?;
             request.set_timeout(left);
             match tokio::time::timeout(left, send(self.stubs(), request)).await {
                 Ok(Ok(answer)) => Ok(answer),
@@ -120,7 +142,7 @@ impl Caller {
     }
 
     /// `message` with the headers that say who calls, and no deadline.
-    pub(crate) fn request<Q>(&self, message: Q) -> Request<Q> {
+    pub(crate) async fn request<Q: Send>(&self, message: Q) -> Result<Request<Q>> {
         let mut request = Request::new(message);
         if let Some(pid) = self.pid {
             request.metadata_mut().insert(names::PID, MetadataValue::from(pid));
@@ -128,7 +150,13 @@ impl Caller {
         if let Some(capabilities) = &self.settings.capabilities {
             request.metadata_mut().insert(names::CAPABILITIES, capabilities.clone());
         }
-        request
+        if let Some(trace) = &self.settings.trace {
+            trace.tell(request.metadata_mut());
+        }
+        if let Some(token) = &self.settings.token {
+            request.metadata_mut().as_mut().insert(header::AUTHORIZATION, token.value().await?);
+        }
+        Ok(request)
     }
 
     /// How long a call may take with all of its repeats.
@@ -138,7 +166,7 @@ impl Caller {
 
     /// Opens a stream of `MmapService` that sends `body`. Without a deadline: that is the affair of who reads it.
     pub(crate) async fn open(&self, method: &'static str, body: Body) -> Result<Messages> {
-        let (metadata, _, body) = self.request(body).into_parts();
+        let (metadata, _, body) = self.request(body).await?.into_parts();
         let mut request = http::Request::new(body);
         *request.method_mut() = http::Method::POST;
         *request.version_mut() = http::Version::HTTP_2;

@@ -27,7 +27,8 @@ fn of_tls(error: &Error) -> Option<&'static str> {
         return Some("the server wants another client certificate, or one at all: give one of an authority it knows");
     }
     let Error::InvalidCertificate(why) = error else { return None };
-    if matches!(why, CertificateError::UnknownIssuer) {
+    // A bad signature: an authority of the same name with another key, as after it was made anew.
+    if matches!(why, CertificateError::UnknownIssuer | CertificateError::BadSignature) {
         return Some("the authority of the server's certificate is not known here: give its file");
     }
     if matches!(why, CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }) {

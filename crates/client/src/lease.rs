@@ -52,7 +52,7 @@ pub(crate) struct Attached {
 /// Attaches once and waits for the first message. It sends no `grpc-timeout`: that would end the stream.
 pub(crate) async fn attach(caller: &Caller, request: v1::AttachRequest, within: Duration) -> Result<Attached> {
     let attempt = async {
-        let response = caller.stubs().process().attach(caller.request(request)).await?;
+        let response = caller.stubs().process().attach(caller.request(request).await?).await?;
         let mut stream = response.into_inner();
         let first = stream.message().await?;
         let first =
@@ -161,7 +161,8 @@ async fn reattach(link: &Link, name: &str, grace: Duration) -> Result<Attached> 
         if let Some(most) = believed_for {
             deadline = deadline.max((Instant::now() + grace).min(noticed + most.max(grace)));
         }
-        if is_final(&error) || Instant::now() >= deadline {
+        let may_be_renewed = error.code() == Code::Unauthenticated && link.caller.renews_token();
+        if (is_final(&error) && !may_be_renewed) || Instant::now() >= deadline {
             return Err(error);
         }
         tracing::debug!(pid = link.pid, %error, "attaching again");

@@ -70,7 +70,8 @@
 //! ```
 //!
 //! # A channel of your own
-//! A proxy, several servers: make the tonic channel and hand it over. Headers are an interceptor's affair.
+//! A proxy, several servers: make the tonic channel and hand it over. A token is the builder's affair, other headers are
+//! an interceptor's.
 //!
 //! ```
 //! # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -81,14 +82,36 @@
 //!
 //! let channel = Endpoint::from_shared(uri)?.connect_lazy();
 //! let client = Client::builder()
-//!     .capabilities([]) // the token tells them
+//!     .token("abc") // says who it is and what it may do; or token_file("/run/secrets/mmapd"), read when it changes
 //!     .interceptor(|mut request: Request<()>| {
-//!         request.metadata_mut().insert("authorization", "Bearer abc".parse().expect("ASCII"));
+//!         request.metadata_mut().insert("x-team", "renderers".parse().expect("ASCII"));
 //!         Ok(request)
 //!     })
 //!     .service(channel);
 //! assert!(client.ping().await?.serving);
 //! # Ok(()) }
+//! ```
+
+//!
+//! # Traces
+//! The server goes on with this program's trace if it is told where that is. With `opentelemetry`:
+//!
+//! ```ignore
+//! use opentelemetry::{Context, trace::TraceContextExt as _};
+//!
+//! let client = Client::builder()
+//!     .trace(|| {
+//!         let context = Context::current(); // with `tracing-opentelemetry`: Span::current().context()
+//!         let span = context.span().span_context().clone();
+//!         let trace = TraceContext::new(
+//!             u128::from_be_bytes(span.trace_id().to_bytes()),
+//!             u64::from_be_bytes(span.span_id().to_bytes()),
+//!             span.is_sampled(),
+//!         );
+//!         trace.ok().map(|trace| trace.with_state(&span.trace_state().header()))
+//!     })
+//!     .connect("127.0.0.1:50051")
+//!     .await?;
 //! ```
 
 // In dependency order: a module uses only what stands above it.
@@ -97,8 +120,10 @@ pub mod error;
 pub mod types;
 pub mod retry;
 mod tls;
+pub mod trace;
 mod transport;
 mod framing;
+mod token;
 mod caller;
 mod pipeline;
 mod link;
@@ -122,6 +147,7 @@ pub use mmap_proto::reason::Reason;
 pub use process::{AttachOptions, Process};
 pub use retry::RetryPolicy;
 pub use sync::Msync;
+pub use trace::TraceContext;
 pub use types::{
     Applied, Capability, ConflictInfo, ConflictList, ConflictPart, ConflictRange, Exited, FileInfo, MappingInfo, Page,
     Pong, ProcessInfo, Prot, Sharing, Synced, WaitingFile,

@@ -96,8 +96,8 @@ impl Link {
         }
     }
 
-    /// Does a small operation over the process's pipeline, repeating it as `repeat` allows. `None`: it is not small, or
-    /// the server has no pipeline, and the operation is to be called by itself.
+    /// Does a small operation over the process's pipeline, repeating it as `repeat` allows. `None`: it is not small, its
+    /// trace is recorded, or the server has no pipeline, and the operation is to be called by itself.
     pub(crate) async fn operate(
         &self,
         is_small: bool,
@@ -108,6 +108,10 @@ impl Link {
             return Ok(None);
         }
         let caller = self.alive()?;
+        // The stream is everybody's, and its headers are of no trace.
+        if caller.is_sampled() {
+            return Ok(None);
+        }
         let allowed = caller.allowed();
         if allowed.is_zero() {
             return Err(Error::deadline(allowed));

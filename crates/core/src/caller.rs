@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::capability::CapabilitySet;
+use crate::capability::{Capability, CapabilitySet};
 use crate::error::{Error, Result};
+use crate::path::FilePath;
+use crate::scope::{PathScope, Rights};
 
 /// A mapping's id: not 0, never reused in the life of the state directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -26,7 +28,7 @@ impl Subject {
     /// Everybody, where identities are not checked.
     pub const LOCAL: Self = Self(None);
 
-    /// A subject by its name.
+    /// A subject by its name, which is not empty.
     pub fn named(name: &str) -> Self {
         Self(Some(name.into()))
     }
@@ -55,6 +57,8 @@ pub struct Caller {
     pub pid: Option<u32>,
     /// What it may do.
     pub capabilities: CapabilitySet,
+    /// Which files it may do it to.
+    pub paths: PathScope,
     /// When the caller stops waiting, if it says so. A writer that waits for memory learns why before that.
     pub deadline: Option<Instant>,
 }
@@ -80,6 +84,29 @@ impl Caller {
         }
     }
 
+    /// Whether it may look at this file. Every method that takes a path asks this or [`Caller::may_change`].
+    ///
+    /// # Errors
+    /// [`Errno::Acces`](crate::error::Errno::Acces).
+    pub fn may_look(&self, path: &FilePath) -> Result<()> {
+        self.capabilities.require(Capability::FileRead)?;
+        self.paths.require(path, Rights::Read)
+    }
+
+    /// Whether it may change this file.
+    ///
+    /// # Errors
+    /// [`Errno::Acces`](crate::error::Errno::Acces).
+    pub fn may_change(&self, path: &FilePath) -> Result<()> {
+        self.capabilities.require(Capability::FileWrite)?;
+        self.paths.require(path, Rights::ReadWrite)
+    }
+
+    /// Whether lists show it what is about this file.
+    pub fn sees(&self, path: &str) -> bool {
+        self.paths.covers(path, Rights::Read)
+    }
+
     /// Whether `key` is the calling process.
     pub fn is(&self, key: &ProcessKey) -> bool {
         self.pid == Some(key.pid) && self.subject == key.subject
@@ -89,7 +116,13 @@ impl Caller {
 /// An embedder's own process: a local pid that may do everything.
 impl From<u32> for Caller {
     fn from(pid: u32) -> Self {
-        Self { subject: Subject::LOCAL, pid: Some(pid), capabilities: CapabilitySet::ALL, deadline: None }
+        Self {
+            subject: Subject::LOCAL,
+            pid: Some(pid),
+            capabilities: CapabilitySet::ALL,
+            paths: PathScope::ALL,
+            deadline: None,
+        }
     }
 }
 

@@ -19,7 +19,7 @@ pub enum Errno {
     Srch,
     /// Create-only, and the file is there.
     Exist,
-    /// A capability is missing.
+    /// A capability is missing, or the right to a path.
     Acces,
     /// The mapping's protection forbids the access.
     SegvAccErr,
@@ -45,6 +45,8 @@ pub enum Errno {
     TimedOut,
     /// This mount or build does not have it.
     NotSup,
+    /// The caller is not who it has to be. The transport's own: the core takes callers as they are.
+    UnAuth,
     /// A fault of our own.
     Fault,
 }

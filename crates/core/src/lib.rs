@@ -7,13 +7,16 @@
 //! The modules stand in dependency order: a file uses only what stands above it, and never imports through
 //! the crate root. A test keeps that true.
 
+pub mod trace;
 pub mod error;
 pub mod units;
 pub mod limits;
 pub mod capability;
 pub mod path;
+pub mod scope;
 pub mod flags;
 pub mod caller;
+pub mod meter;
 pub mod vfs;
 pub mod budget;
 pub mod subject;

@@ -62,6 +62,16 @@ impl PrivateMemory {
         self.budget.used() + self.spill.as_ref().map_or(0, |spill| spill.file.used())
     }
 
+    /// Bytes that there may be in memory.
+    pub fn total(&self) -> u64 {
+        self.budget.total()
+    }
+
+    /// Bytes of the pages in the spill file, and how many there may be.
+    pub fn spilled(&self) -> (u64, u64) {
+        self.spill.as_ref().map_or((0, 0), |spill| (spill.file.used(), spill.file.size()))
+    }
+
     /// From now on its pages can be spilled, as long as it lives.
     pub fn enroll(&self, overlay: &Arc<CowMemory>) {
         if let Some(spill) = &self.spill {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 use crate::aside::Aside;
 use crate::backlog::{Backlog, Trouble};
@@ -19,9 +20,11 @@ use crate::error::{Errno, Error, Result};
 use crate::journal::record::room_for;
 use crate::journal::{Journal, Lsn, Room};
 use crate::limits::Limits;
+use crate::meter::Histogram;
 use crate::path::FilePath;
 use crate::private::PrivateMemory;
 use crate::spill::SpillFile;
+use crate::trace::TARGET;
 use crate::units::{ByteRange, PAGE_SIZE};
 
 /// What all files share.
@@ -43,6 +46,8 @@ pub struct Shared {
     pub read_ahead: ReadAheadCounts,
     /// Memory of what write-backs hold beside the unsynced blocks.
     pub write_back: Budget,
+    /// What became of write-backs.
+    pub write_backs: WriteBackCounts,
     /// What could not be written back.
     pub backlog: Backlog,
     /// Where unsynced pages go that cannot be stored and must not be dropped.
@@ -85,6 +90,19 @@ pub struct ReadAheadCounts {
     pub wasted: AtomicU64,
 }
 
+/// What became of write-backs that had something to store.
+#[derive(Debug, Default)]
+pub struct WriteBackCounts {
+    /// How long those took that stored it.
+    pub stored: Histogram,
+    /// Bytes that these stored, in whole pages.
+    pub stored_bytes: AtomicU64,
+    /// The file had changed in its store.
+    pub conflicts: AtomicU64,
+    /// They failed for another reason.
+    pub failed: AtomicU64,
+}
+
 /// Counts a writer that waits for memory, as long as it lives.
 struct WaitingGuard<'a>(&'a AtomicUsize);
 
@@ -105,6 +123,7 @@ impl Shared {
             ahead: Budget::new(limits.ahead_bytes()),
             read_ahead: ReadAheadCounts::default(),
             write_back: Budget::new(limits.write_back_bytes()),
+            write_backs: WriteBackCounts::default(),
             backlog: Backlog::default(),
             aside: Arc::new(aside),
             journal,
@@ -143,7 +162,8 @@ impl Shared {
             return Ok(());
         };
         let limit = self.limits.store_timeout;
-        tokio::time::timeout(limit, journal.acknowledged(said)).await.unwrap_or_else(|_| {
+        let span = tracing::info_span!(target: TARGET, "journal.wait");
+        tokio::time::timeout(limit, journal.acknowledged(said)).instrument(span).await.unwrap_or_else(|_| {
             let sentence = format!("the journal's disk did not answer within {} s", limit.as_secs());
             Err(Error::new(Errno::Io, sentence).retry_after(Duration::from_secs(1)))
         })
@@ -208,6 +228,11 @@ impl Shared {
     /// Changes with each [`Shared::kick`].
     pub fn kicks(&self) -> watch::Receiver<u64> {
         self.kicks.subscribe()
+    }
+
+    /// How many writers wait for unsynced bytes to be written back.
+    pub fn waiting_writers(&self) -> usize {
+        self.waiting_writers.load(Ordering::Relaxed)
     }
 
     /// Whether writers wait for unsynced bytes to be written back.
@@ -291,7 +316,7 @@ impl Shared {
     /// # Errors
     /// Those of `work`; [`Errno::Fault`] if it panicked.
     pub async fn finish<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-        match self.tasks.spawn(work).await {
+        match self.tasks.spawn(work.in_current_span()).await {
             Ok(result) => result,
             Err(failure) => {
                 tracing::error!(%failure, "a task of the core failed");

@@ -31,6 +31,8 @@ pub(crate) struct Peer {
     pub(crate) calls: Arc<Semaphore>,
     /// Its answers that are not sent yet.
     pub(crate) account: Account,
+    /// Its other end, for the log.
+    pub(crate) name: Arc<str>,
 }
 
 type Cancelled = Pin<Box<WaitForCancellationFutureOwned>>;
@@ -104,6 +106,16 @@ impl Connection {
             }),
             _place: place,
         }
+    }
+
+    /// What to call its other end in a log.
+    pub(crate) fn peer_name(&self) -> Arc<str> {
+        let tcp = match &self.stream {
+            Either::Left(Either::Left(tcp)) => tcp,
+            Either::Left(Either::Right(_)) => return "unix".into(),
+            Either::Right(tls) => tls.get_ref().0,
+        };
+        tcp.peer_addr().map_or_else(|_| "gone".into(), |addr| addr.to_string().into())
     }
 
     fn is_preface_given_up(&mut self, cx: &mut Context<'_>) -> bool {

@@ -5,22 +5,36 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use http::request::Parts;
 use http::{Request, Response};
 use http_body::Body as HttpBody;
-use http_body_util::Limited;
+use http_body_util::{BodyExt as _, Limited};
+use mmap_core::error::Error;
+use tokio::time::timeout;
 use tonic::body::Body;
 use tonic::service::Routes;
+use tonic::{Code, Status};
 use tower::ServiceExt as _;
+use tracing::{Instrument as _, Span};
 
+use crate::auth::{Door, Identity};
 use crate::connection::Peer;
-use crate::layers::{Call, Guard, catch, is_counted};
+use crate::layers::{Call, Guard, Origin, catch, is_counted};
+use crate::metrics::Rpc;
 use crate::service::{Data, Front, Method, Progress, Streaming};
 use crate::status::to_status;
+use crate::traces::{Traces, failed, succeeded};
 use crate::wire::{Incoming, PREFIX_LENGTH, WireBody};
+
+/// Bytes of a refused request's message that are read and thrown away.
+const UNREAD_MAX: usize = 64 << 10;
+/// And the time for that.
+const UNREAD_TIME: Duration = Duration::from_secs(5);
 
 /// Where the requests of all connections come in. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -29,16 +43,30 @@ pub(crate) struct Entry(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     guard: Guard,
+    door: Door,
     front: Front,
     routes: Routes,
+    traces: Traces,
     /// Bytes of the largest message, encoded.
     encoded_max: usize,
 }
 
 impl Entry {
-    /// An entry to `routes` and, for the data calls, to `front`; messages have at most `encoded_max` bytes.
-    pub(crate) fn new(guard: Guard, front: Front, routes: Routes, encoded_max: usize) -> Self {
-        Self(Arc::new(Shared { guard, front, routes: routes.prepare(), encoded_max }))
+    /// An entry through `door` to `routes` and, for the data calls, to `front`; messages have at most `encoded_max` bytes.
+    pub(crate) fn new(
+        guard: Guard,
+        door: Door,
+        front: Front,
+        routes: Routes,
+        traces: Traces,
+        encoded_max: usize,
+    ) -> Self {
+        Self(Arc::new(Shared { guard, door, front, routes: routes.prepare(), traces, encoded_max }))
+    }
+
+    /// How many calls run that need a place.
+    pub(crate) fn running_calls(&self) -> u64 {
+        self.0.guard.running_calls()
     }
 
     /// The entry for one connection's requests.
@@ -66,51 +94,88 @@ where
     type Future = Answer;
 
     fn call(&self, request: Request<B>) -> Answer {
-        let path = request.uri().path();
+        let (since, (mut head, body)) = (Instant::now(), request.into_parts());
+        let origin = match self.origin(&mut head) {
+            Ok(origin) => origin,
+            Err(error) => {
+                let (path, status) = (head.uri.path(), to_status(&error));
+                self.shared.front.calls.ended(Rpc::of(path), status.code(), since);
+                let response = self.shared.guard.refuse(status);
+                return match Streaming::of(path) {
+                    Some(_) => Answer::Now(Some(response)),
+                    None => Answer::Later(after_message(body, response).boxed()),
+                };
+            }
+        };
+        let path = head.uri.path();
         match (Method::of(path), Streaming::of(path)) {
-            (Some(method), _) => self.data(method, request),
-            (None, Some(method)) => self.stream(method, request),
+            (Some(method), _) => self.data(method, head, body, (origin, since)),
+            (None, Some(method)) => self.stream(method, &head, body, (origin, since)),
             (None, None) => {
                 let Self { shared, peer } = self.clone();
-                Answer::Later(async move { shared.route(&peer, request).await }.boxed())
+                let running = shared.front.calls.running(Rpc::of(path), since);
+                let request = Request::from_parts(head, body);
+                let later = async move {
+                    let response = shared.route(&peer, request, origin).await;
+                    running.answered(response.headers());
+                    response
+                };
+                Answer::Later(later.boxed())
             }
         }
     }
 }
 
 impl PeerEntry {
-    fn data<B>(&self, method: Method, request: Request<B>) -> Answer
+    /// Who makes the request. The contract's methods are for those who are let in; health and reflection for all.
+    fn origin(&self, head: &mut Parts) -> Result<Origin, Error> {
+        let (path, peer) = (head.uri.path(), self.peer.name.clone());
+        let identity = match is_counted(path) {
+            true => self.shared.door.identify(&mut head.headers, path, &peer)?,
+            false => Identity::Nobody,
+        };
+        Ok(Origin { identity, peer })
+    }
+
+    fn data<B>(&self, method: Method, head: Parts, body: B, (origin, since): (Origin, Instant)) -> Answer
     where
         B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
         B::Error: std::fmt::Display,
     {
         let Self { shared, peer } = self;
-        let (head, body) = request.into_parts();
         let incoming = Incoming::new(body, shared.encoded_max);
-        let mut data = Data::new(method, head.headers, incoming, peer.account.clone());
-        let path = head.uri.path();
-        let written = match catch(|| shared.front.data_now(&mut data)) {
-            Ok(Progress::Answered(body)) => return Answer::Now(Some(shared.guard.answer(body))),
+        let mut data = Data::new(method, head.headers, origin.identity.clone(), incoming, peer.account.clone());
+        let (path, calls, rpc) = (head.uri.path(), &shared.front.calls, method.rpc());
+        let span = shared.traces.call(path, data.headers(), true);
+        let tried = span.in_scope(|| catch(|| shared.front.data_now(&mut data)));
+        data.about().tell(&span);
+        let written = match tried {
+            Ok(Progress::Answered(body)) => {
+                calls.ended(rpc, Code::Ok, since);
+                succeeded(&span);
+                return Answer::Now(Some(shared.guard.answer(body)));
+            }
             Ok(Progress::Malformed(malformed)) => {
-                let call = Call::failed(path, data.headers());
+                let call = Call::failed(path, data.headers(), origin, span);
                 let status = malformed.into_status(shared.guard.max_message(), |error| call.fail(error));
-                return Answer::Now(Some(shared.guard.refuse(status)));
+                return shared.refused((rpc, since), call.span(), status);
             }
             Err(panic) => {
-                let status = Call::failed(path, data.headers()).fail_by_fault(&panic);
-                return Answer::Now(Some(shared.guard.refuse(status)));
+                let call = Call::failed(path, data.headers(), origin, span);
+                return shared.refused((rpc, since), call.span(), call.fail_by_fault(&panic));
             }
             Ok(Progress::Written(written)) => Some(written),
             Ok(Progress::Waits) => None,
         };
-        let call = match Call::begin(path, data.headers()) {
+        let call = match Call::begin(path, data.headers(), origin, span.clone()) {
             Ok(call) => call,
-            Err(error) => return Answer::Now(Some(shared.guard.refuse(to_status(&error)))),
+            Err(error) => return shared.refused((rpc, since), &span, to_status(&error)),
         };
+        let running = calls.running(rpc, since);
         let Self { shared, peer } = self.clone();
         let later = async move {
             let Shared { guard, front, .. } = &*shared;
-            match written {
+            let response = match written {
                 Some(written) => {
                     let answered = async { front.written(written, &call).await.map(|body| guard.answer(body)) };
                     guard.run_admitted(&call, answered).await
@@ -119,45 +184,59 @@ impl PeerEntry {
                     let answered = async { front.data(data, &call).await.map(|body| guard.answer(body)) };
                     guard.run(Some(&peer), &call, answered).await
                 }
-            }
+            };
+            running.answered(response.headers());
+            response
         };
-        Answer::Later(later.boxed())
+        Answer::Later(later.instrument(span).boxed())
     }
 }
 
 impl PeerEntry {
-    fn stream<B>(&self, method: Streaming, request: Request<B>) -> Answer
+    fn stream<B>(&self, method: Streaming, head: &Parts, body: B, (origin, since): (Origin, Instant)) -> Answer
     where
         B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
         B::Error: std::fmt::Display,
     {
         let Self { shared, peer } = self;
-        let (head, body) = request.into_parts();
         let requests = Incoming::new(body, shared.encoded_max);
         let (account, node) = (peer.account.clone(), shared.guard.node().clone());
-        let opened = Call::begin(head.uri.path(), &head.headers)
-            .and_then(|call| shared.front.stream(method, &call, (&head.headers, requests), account, node));
-        Answer::Now(Some(match opened {
-            Ok(body) => shared.guard.answer(body),
-            Err(error) => shared.guard.refuse(to_status(&error)),
-        }))
+        let span = shared.traces.call(head.uri.path(), &head.headers, true);
+        let opened = Call::begin(head.uri.path(), &head.headers, origin, span.clone())
+            .and_then(|call| shared.front.stream(method, (&call, since), (&head.headers, requests), account, node));
+        match opened {
+            Ok(body) => Answer::Now(Some(shared.guard.answer(body))),
+            Err(error) => shared.refused((method.rpc(), since), &span, to_status(&error)),
+        }
     }
 }
 
 impl Shared {
+    /// The answer of a call that failed at once.
+    fn refused(&self, (rpc, since): (Rpc, Instant), span: &Span, status: Status) -> Answer {
+        self.front.calls.ended(rpc, status.code(), since);
+        failed(span, &status);
+        Answer::Now(Some(self.guard.refuse(status)))
+    }
+
     /// Answers through tonic.
-    async fn route<B>(&self, peer: &Peer, mut request: Request<B>) -> Response<WireBody>
+    async fn route<B>(&self, peer: &Peer, mut request: Request<B>, origin: Origin) -> Response<WireBody>
     where
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
         let path = request.uri().path();
-        let call = match Call::begin(path, request.headers()) {
-            Ok(call) => call,
-            Err(error) => return self.guard.refuse(to_status(&error)),
-        };
         // Messages without end where one is asked for would be read for as long as they come.
         let is_limited = is_counted(path);
+        let span = self.traces.call(path, request.headers(), is_limited);
+        let call = match Call::begin(path, request.headers(), origin, span.clone()) {
+            Ok(call) => call,
+            Err(error) => {
+                let status = to_status(&error);
+                failed(&span, &status);
+                return self.guard.refuse(status);
+            }
+        };
         request.extensions_mut().insert(call.clone());
         let request = request.map(|body| match is_limited {
             true => Body::new(Limited::new(body, self.encoded_max.saturating_add(PREFIX_LENGTH))),
@@ -170,8 +249,29 @@ impl Shared {
                 Err(never) => match never {},
             }
         };
-        self.guard.run(Some(peer), &call, handler).await
+        self.guard.run(Some(peer), &call, handler).instrument(span).await
     }
+}
+
+/// Answers a request that is refused unread once its message is there, if that is small and comes soon. A message that
+/// comes after the answer counts as the server's own breaking of a stream, and of these a connection, which callers may
+/// share, has a bounded number in its life.
+async fn after_message<B>(mut body: B, response: Response<WireBody>) -> Response<WireBody>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+{
+    let message = async {
+        let mut left = UNREAD_MAX;
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(1, |data| data.len().max(1)));
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    // Whether it came or not, the answer is the same.
+    let _in_time = timeout(UNREAD_TIME, message).await;
+    response
 }
 
 /// An answer, there or on its way.

@@ -1,5 +1,6 @@
 //! [`Harness`]: the server behind its connections, for tests that speak no HTTP/2: a request's frames go in, the
-//! answer's bytes come out. What a connection does (framing, flow control, limits of streams) is not in it.
+//! answer's bytes come out. What a connection does (framing, flow control, limits of streams) is not in it, and callers
+//! are taken at their word.
 
 use std::sync::Arc;
 
@@ -12,10 +13,12 @@ use mmap_core::manager::MmapManager;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::auth::Door;
 use crate::config::Config;
 use crate::connection::Peer;
 use crate::entry::PeerEntry;
 use crate::health::Health;
+use crate::metrics::Calls;
 use crate::opening::ServerError;
 use crate::server::entry;
 use crate::wire::{Account, Budget};
@@ -46,9 +49,13 @@ impl Harness {
     pub async fn new(config: &Config, manager: Arc<MmapManager>) -> Result<Self, ServerError> {
         let stopping = CancellationToken::new();
         let health = Health::new(Vec::new(), Arc::clone(&manager)).await;
-        let entry = entry(config, &manager, &health, &stopping)?;
+        let entry = entry(config, (&manager, &Calls::new()), &Door::Open, &health, &stopping)?;
         let account = Account::new(Budget::new(config.limits.memory));
-        let peer = Peer { calls: Arc::new(Semaphore::new(config.bounds.calls_per_connection)), account };
+        let peer = Peer {
+            calls: Arc::new(Semaphore::new(config.bounds.calls_per_connection)),
+            account,
+            name: "nobody".into(),
+        };
         Ok(Self { entry: entry.of(peer), stopping })
     }
 

@@ -44,13 +44,13 @@ pub(crate) struct Health {
     manager: Arc<MmapManager>,
     reporter: HealthReporter,
     /// The mounts that did not answer when they were asked last, and since when.
-    silent: Mutex<BTreeMap<String, Instant>>,
+    silent: Arc<Mutex<BTreeMap<String, Instant>>>,
 }
 
 impl Health {
     /// The health of a server with these mounts; nothing is serving yet.
     pub(crate) async fn new(mounts: Vec<Arc<Mount>>, manager: Arc<MmapManager>) -> Self {
-        let health = Self { mounts, manager, reporter: HealthReporter::new(), silent: Mutex::default() };
+        let health = Self { mounts, manager, reporter: HealthReporter::new(), silent: Arc::default() };
         health.set_all(ServingStatus::NotServing).await;
         health
     }
@@ -93,6 +93,12 @@ impl Health {
             }
             (Some(_), Some(_)) | (None, None) => {}
         }
+    }
+
+    /// Whether the mount of this prefix answered when it was asked last.
+    pub(crate) fn answers(&self) -> impl Fn(&str) -> bool + Send + Sync + use<> {
+        let silent = Arc::clone(&self.silent);
+        move |prefix| !silent.lock().unwrap_or_else(PoisonError::into_inner).contains_key(prefix)
     }
 
     /// Checks again and again.

@@ -1,37 +1,55 @@
-//! Who calls: request headers to [`Caller`]. Callers are taken at their word (`--auth trust`), so
-//! `authorization` is not looked at.
+//! Which process calls, and with which rights: an [`Identity`] and request headers to [`Caller`].
 //!
-//! It checks how the headers are written; whether the caller may do what it asks for is the core's affair.
+//! It checks how the headers are written; whether the caller may do what it asks for is the core's affair. Where callers
+//! are taken at their word, their capabilities stand in a header; else all rights are the token's.
 
 use http::HeaderMap;
 use mmap_core::capability::{Capability, CapabilitySet};
-use mmap_core::error::{Error, Result};
+use mmap_core::error::{Errno, Error, Result};
 use mmap_core::manager::{Caller, Subject};
+use mmap_core::scope::PathScope;
 use mmap_proto::names::{CAPABILITIES, PID};
 use tokio::time::Instant;
+
+use crate::auth::Identity;
 
 /// Bytes of a header's value that are quoted in an error.
 const QUOTE_MAX: usize = 64;
 
 /// Whether a call needs to say which process makes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PidHeader {
+pub(crate) enum PidHeader {
     /// It touches a process's mappings.
     Needed,
     /// It works without one.
     Optional,
 }
 
-/// The caller that the headers name, who waits until `deadline`.
+/// The caller who has this identity and these headers, and waits until `deadline`.
 ///
 /// # Errors
-/// [`Errno::Inval`](mmap_core::error::Errno::Inval) for a header that is malformed, or missing although needed.
-pub fn caller(headers: &HeaderMap, pid_header: PidHeader, deadline: Option<Instant>) -> Result<Caller> {
+/// [`Errno::Inval`] for a header that is malformed, or missing although needed; [`Errno::UnAuth`] for nobody.
+pub(crate) fn caller(
+    identity: &Identity,
+    headers: &HeaderMap,
+    pid_header: PidHeader,
+    deadline: Option<Instant>,
+) -> Result<Caller> {
     let pid = pid(headers)?;
     if pid.is_none() && pid_header == PidHeader::Needed {
         return Err(Error::invalid(PID, "this call needs the header mmap-pid: the calling process, from 1 up"));
     }
-    Ok(Caller { subject: Subject::LOCAL, pid, capabilities: capabilities(headers)?, deadline })
+    Ok(match identity {
+        Identity::Trusted => {
+            let (subject, capabilities, paths) = (Subject::LOCAL, capabilities(headers)?, PathScope::ALL);
+            Caller { subject, pid, capabilities, paths, deadline }
+        }
+        Identity::Granted(grant) => {
+            let (subject, capabilities, paths) = (grant.subject.clone(), grant.capabilities, grant.paths.clone());
+            Caller { subject, pid, capabilities, paths, deadline }
+        }
+        Identity::Nobody => return Err(Error::new(Errno::UnAuth, "it is not known who calls").with("why", "missing")),
+    })
 }
 
 fn pid(headers: &HeaderMap) -> Result<Option<u32>> {
@@ -81,7 +99,6 @@ fn quote(value: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
-    use mmap_core::error::Errno;
 
     use super::*;
 
@@ -94,7 +111,7 @@ mod tests {
     }
 
     fn read(headers: &[(&'static str, &[u8])]) -> Result<Caller> {
-        caller(&metadata(headers), PidHeader::Optional, None)
+        caller(&Identity::Trusted, &metadata(headers), PidHeader::Optional, None)
     }
 
     #[test]
@@ -119,9 +136,9 @@ mod tests {
 
     #[test]
     fn a_call_that_needs_a_pid_is_refused_without_one() {
-        let error = caller(&metadata(&[]), PidHeader::Needed, None).unwrap_err();
+        let error = caller(&Identity::Trusted, &metadata(&[]), PidHeader::Needed, None).unwrap_err();
         assert_eq!((error.errno(), error.field()), (Errno::Inval, Some(PID)));
-        assert!(caller(&metadata(&[(PID, b"1")]), PidHeader::Needed, None).is_ok());
+        assert!(caller(&Identity::Trusted, &metadata(&[(PID, b"1")]), PidHeader::Needed, None).is_ok());
     }
 
     #[test]
@@ -143,6 +160,13 @@ mod tests {
             assert!(error.message().contains("FileRead, FileWrite, SystemInfo"));
             assert!(error.message().len() < 256 && error.message().is_ascii());
         }
+    }
+
+    #[test]
+    fn nobody_is_refused_whatever_the_headers_say() {
+        let headers = metadata(&[(PID, b"1"), (CAPABILITIES, b"FileRead")]);
+        let error = caller(&Identity::Nobody, &headers, PidHeader::Needed, None).unwrap_err();
+        assert_eq!(error.errno(), Errno::UnAuth);
     }
 
     #[test]

@@ -9,8 +9,11 @@
 pub mod config;
 pub mod telemetry;
 
-pub mod identity;
+mod auth;
+mod identity;
 pub mod status;
+
+mod traces;
 
 mod convert;
 mod meter;
@@ -21,6 +24,7 @@ mod wire;
 mod tls;
 
 pub mod checkup;
+pub mod metrics;
 
 mod connection;
 mod layers;

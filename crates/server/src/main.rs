@@ -33,13 +33,7 @@ fn main() -> ExitCode {
             strays.iter().for_each(|stray| eprintln!("mmapd: warning: {stray}"));
             check(&config, &text)
         }
-        Asked::Serve(config) => {
-            if let Err(sentence) = telemetry::init(config.log.as_deref()) {
-                return refuse(&sentence, WRONG);
-            }
-            strays.iter().for_each(|stray| tracing::warn!("{stray}"));
-            served(*config)
-        }
+        Asked::Serve(config) => served(*config, &strays),
     }
 }
 
@@ -71,8 +65,8 @@ fn health(question: &HealthQuestion) -> ExitCode {
     }
 }
 
-fn served(config: Config) -> ExitCode {
-    match serve(config) {
+fn served(config: Config, strays: &[String]) -> ExitCode {
+    match serve(config, strays) {
         Ok(code) => code,
         Err(error) => {
             let code = match error.downcast_ref::<ServerError>() {
@@ -84,9 +78,15 @@ fn served(config: Config) -> ExitCode {
     }
 }
 
-fn serve(config: Config) -> anyhow::Result<ExitCode> {
+fn serve(config: Config, strays: &[String]) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(config.workers).enable_all().build()?;
-    let report = runtime.block_on(async { anyhow::Ok(run(config, signals::stops()?).await?) });
+    let report = runtime.block_on(async {
+        let telemetry = telemetry::init(&config).map_err(ServerError::Config)?;
+        strays.iter().for_each(|stray| tracing::warn!("{stray}"));
+        let report = run(config, signals::stops()?).await;
+        telemetry.finish().await;
+        anyhow::Ok(report?)
+    });
     // A blocking call into a store that hangs must not hold up the end: what it was to store is told already.
     runtime.shutdown_timeout(Duration::from_secs(1));
     Ok(if report?.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })

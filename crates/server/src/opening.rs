@@ -9,7 +9,8 @@ use mmap_core::manager::{MmapManager, Recovered};
 use mmap_core::state::StateDir;
 use mmap_core::vfs::{Mount, MountSpec, Vfs};
 
-use crate::config::{Config, Durability};
+use crate::auth::Tokens;
+use crate::config::{Auth, Config, Durability};
 use crate::tls::Material;
 
 /// Why a server did not start or stopped serving.
@@ -29,6 +30,9 @@ pub enum ServerError {
 /// # Errors
 /// A sentence that names the file at fault.
 pub fn check_files(config: &Config) -> Result<Vec<String>, String> {
+    if let Auth::Jwt(jwt) = &config.auth {
+        Tokens::open(jwt)?;
+    }
     match &config.tls {
         Some(files) => Ok(Material::read(files)?.warnings),
         None => Ok(Vec::new()),

@@ -6,6 +6,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,18 +21,22 @@ use mmap_proto::v1::process_service_server::ProcessServiceServer;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::service::Routes;
 
-use crate::config::Config;
+use crate::auth::{Door, Tokens};
+use crate::config::{Auth, Config};
 use crate::connection::Ends;
 use crate::entry::Entry;
 use crate::health::{Health, MountHealth};
 use crate::layers::Guard;
 use crate::listener::{Listener, incoming};
 use crate::meter::Meters;
+use crate::metrics::{Calls, Endpoint, Limit, Registry};
 use crate::opening::{ServerError, open_core};
 use crate::service::{Files, Front, Mmaps, Processes};
 use crate::tls::Tls;
+use crate::traces::Traces;
 use crate::transport::Transport;
 
 /// What a message needs beside its data: the other fields, a path of 4 KiB among them, with room to spare.
@@ -80,7 +85,9 @@ pub struct Server {
     tls: Option<Arc<Tls>>,
     /// Each item asks to read the TLS files again.
     hangups: BoxStream<'static, ()>,
+    metrics: Option<Endpoint>,
     manager: Arc<MmapManager>,
+    door: Door,
     health: Health,
     mounts: Vec<MountHealth>,
     recovered: Recovered,
@@ -93,6 +100,7 @@ impl Server {
     /// What is in the way. A mount that does not answer is not: the server serves, and its health says so. One
     /// that answers, and where something else lies than the mount says, is.
     pub async fn bind(config: Config) -> Result<Self, ServerError> {
+        let door = open_door(&config.auth).await?;
         let tls = match &config.tls {
             Some(files) => Some(Tls::open(files).await.map_err(ServerError::Config)?),
             None => None,
@@ -102,6 +110,10 @@ impl Server {
             let listener = Listener::bind(addr).await.map_err(ServerError::Failed)?;
             listeners.push(tls.iter().fold(listener, Listener::with_tls));
         }
+        let metrics = match config.metrics.listen.as_slice() {
+            [] => None,
+            addrs => Some(Endpoint::bind(addrs).await.map_err(ServerError::Failed)?),
+        };
         let (manager, mounts, recovered) = open_core(&config).await?;
         let health = Health::new(mounts, Arc::clone(&manager)).await;
         let mounts = health.check().await;
@@ -110,10 +122,11 @@ impl Server {
         }
         manager.settle(SETTLE_TIME).await;
         let hangups = futures::stream::pending().boxed();
-        Ok(Self { config, listeners, tls, hangups, manager, health, mounts, recovered })
+        Ok(Self { config, listeners, tls, hangups, metrics, manager, door, health, mounts, recovered })
     }
 
-    /// The same server, which reads its TLS files again at each item of `hangups`, too, and not only when they change.
+    /// The same server, which reads its files of certificates and keys again at each item of `hangups`, too, and not only
+    /// when they change.
     #[must_use]
     pub fn with_hangups(mut self, hangups: impl Stream<Item = ()> + Send + 'static) -> Self {
         self.hangups = hangups.boxed();
@@ -123,6 +136,11 @@ impl Server {
     /// The addresses that clients can dial, as they are asked for.
     pub fn addrs(&self) -> Vec<String> {
         self.listeners.iter().map(|listener| listener.addr().to_owned()).collect()
+    }
+
+    /// Where metrics are told, if they are.
+    pub fn metrics_addr(&self) -> Option<std::net::SocketAddr> {
+        self.metrics.as_ref().map(Endpoint::addr)
     }
 
     /// How the mounts were at the start.
@@ -146,17 +164,23 @@ impl Server {
     /// # Errors
     /// What kept it from serving.
     pub async fn serve(self, stops: impl Stream<Item = ()> + Send) -> Result<ExitReport, ServerError> {
-        let Self { config, listeners, tls, hangups, manager, health, .. } = self;
+        let Self { config, listeners, tls, hangups, metrics, manager, door, health, .. } = self;
         let ends = Ends { stopping: CancellationToken::new(), closing: CancellationToken::new() };
         let Ends { stopping, closing } = &ends;
         // Whoever drops this future, too, closes the connections.
         let _closed = closing.clone().drop_guard();
         let mut stops = std::pin::pin!(stops.chain(futures::stream::pending()));
 
-        let entry = entry(&config, &manager, &health, stopping)?;
+        let calls = Calls::new();
+        let entry = entry(&config, (&manager, &calls), &door, &health, stopping)?;
         let places = Arc::new(Semaphore::new(config.bounds.connections));
-        let connections = incoming(listeners, &places);
-        let transport = Transport::new(entry, &config.bounds, config.limits.memory / UNSENT_SHARE, &ends);
+        let counted = calls.clone();
+        let connections = incoming(listeners, &places).inspect(move |_| counted.connected());
+        let transport = Transport::new(entry.clone(), &config.bounds, config.limits.memory / UNSENT_SHARE, &ends);
+        let about = (config.node.clone(), config.durability);
+        let limits = limits(&config, &places, entry, &transport);
+        let registry = Registry::new(calls, manager.clone(), limits, Box::new(health.answers()), about);
+        let _metrics = metrics.map(|endpoint| tell_metrics(endpoint, &registry));
         let serving = transport.serve(connections);
         let mut serving = Box::pin(serving);
         tokio::select! {
@@ -166,12 +190,13 @@ impl Server {
                 return Err(ServerError::Failed(format!("the server cannot go on: {why}; at the end: {report:?}")));
             }
             never = health.watch() => match never {},
-            never = watch(tls.as_ref(), hangups) => match never {},
+            never = watch(tls.as_ref(), &door, hangups) => match never {},
             _ = stops.next() => {}
         }
 
         let end = Instant::now() + config.shutdown_timeout;
         tracing::info!("stopping: draining running calls, then syncing; a second signal ends at once");
+        registry.stop();
         health.stop().await;
         stopping.cancel();
         let drain = async {
@@ -194,11 +219,22 @@ impl Server {
     }
 }
 
-/// Keeps the certificates those of their files.
-async fn watch(tls: Option<&Arc<Tls>>, hangups: BoxStream<'static, ()>) -> Infallible {
-    match tls {
-        Some(tls) => tls.watch(hangups).await,
-        None => std::future::pending().await,
+/// Keeps the certificates, and the keys of tokens, those of their files.
+async fn watch(tls: Option<&Arc<Tls>>, door: &Door, hangups: BoxStream<'static, ()>) -> Infallible {
+    let nudged = door.clone();
+    let mut hangups = hangups.inspect(move |()| nudged.look_again()).boxed();
+    let certificates = async {
+        match tls {
+            Some(tls) => tls.watch(hangups).await,
+            None => {
+                while hangups.next().await.is_some() {}
+                pending().await
+            }
+        }
+    };
+    tokio::select! {
+        never = certificates => never,
+        never = door.watch() => never,
     }
 }
 
@@ -206,6 +242,24 @@ impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Server").field("config", &self.config).finish_non_exhaustive()
     }
+}
+
+/// Tells metrics until this is dropped.
+fn tell_metrics(endpoint: Endpoint, registry: &Arc<Registry>) -> AbortOnDropHandle<()> {
+    tracing::info!("mmapd metrics on {}", endpoint.addr());
+    AbortOnDropHandle::new(tokio::spawn(endpoint.serve(registry.clone())))
+}
+
+/// What there may be so much of outside of the core.
+fn limits(config: &Config, places: &Arc<Semaphore>, entry: Entry, transport: &Transport) -> Vec<Limit> {
+    let (connections, places) = (config.bounds.connections, places.clone());
+    let taken = move || connections.saturating_sub(places.available_permits()) as u64;
+    let unsent = transport.unsent().clone();
+    vec![
+        Limit { name: "connections", max: connections as u64, used: Box::new(taken) },
+        Limit { name: "calls", max: config.bounds.calls as u64, used: Box::new(move || entry.running_calls()) },
+        Limit { name: "unsent_answer_bytes", max: unsent.max(), used: Box::new(move || unsent.unsent()) },
+    ]
 }
 
 /// Waits a little until the connections have given their places back, and with that all that they held.
@@ -233,10 +287,24 @@ async fn give_up(manager: &Arc<MmapManager>) -> ExitReport {
     }
 }
 
+/// What lets callers in. The files of keys are read off the runtime's threads.
+async fn open_door(auth: &Auth) -> Result<Door, ServerError> {
+    let jwt = match auth {
+        Auth::Trust => return Ok(Door::Open),
+        Auth::Jwt(jwt) => jwt.clone(),
+    };
+    match tokio::task::spawn_blocking(move || Tokens::open(&jwt)).await {
+        Ok(Ok(tokens)) => Ok(Door::Tokens(Arc::new(tokens))),
+        Ok(Err(sentence)) => Err(ServerError::Config(sentence)),
+        Err(failure) => Err(ServerError::Failed(format!("the files of keys could not be read: {failure}"))),
+    }
+}
+
 /// Where requests come in, as configured.
 pub(crate) fn entry(
     config: &Config,
-    manager: &Arc<MmapManager>,
+    (manager, calls): (&Arc<MmapManager>, &Arc<Calls>),
+    door: &Door,
     health: &Health,
     stopping: &CancellationToken,
 ) -> Result<Entry, ServerError> {
@@ -246,13 +314,16 @@ pub(crate) fn entry(
     let front = Front {
         manager: manager.clone(),
         meters: Meters::new(&config.subject),
+        calls: calls.clone(),
         max_message: config.limits.max_message,
         grace: config.limits.process_grace,
         stopping: stopping.clone(),
     };
     let routes = routes(&front, encoded_max, health).map_err(|error| internal(&error))?;
     let guard = Guard::new(node, config.bounds.calls, config.limits.max_message);
-    Ok(Entry::new(guard, front, routes, encoded_max))
+    let telemetry = &config.telemetry;
+    let traces = Traces::new(telemetry.otlp_endpoint.as_ref().map(|_| telemetry.trace_sample));
+    Ok(Entry::new(guard, door.clone(), front, routes, traces, encoded_max))
 }
 
 /// Bytes of the largest message: its data and what it needs beside it.

@@ -72,6 +72,11 @@ impl Transport {
         }
     }
 
+    /// The bytes of all unsent answers.
+    pub(crate) fn unsent(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
     /// Serves `connections` until the server stops or there are no more, and then until all have ended.
     pub(crate) async fn serve(self, connections: impl Stream<Item = Accepted>) {
         {
@@ -88,7 +93,8 @@ impl Transport {
     async fn serve_one(self, accepted: Accepted) {
         let Some(connection) = accepted.open(&self.ends).await else { return };
         let account = Account::new(self.budget.clone());
-        let peer = Peer { calls: Arc::new(Semaphore::new(self.calls_per_connection)), account: account.clone() };
+        let calls = Arc::new(Semaphore::new(self.calls_per_connection));
+        let peer = Peer { calls, account: account.clone(), name: connection.peer_name() };
         let io = Corked::new(connection);
         let entry = self.entry.of(peer);
         let mut http = pin!(self.http2().serve_connection(TokioIo::new(io.clone()), entry));

@@ -49,7 +49,8 @@ fn a_wrong_configuration_is_one_sentence_and_code_2() {
     for (args, part) in [
         (&["--listen", "0.0.0.0:0"][..], "--insecure"),
         (&["--durability", "safe"], "memory, process, disk"),
-        (&["--auth", "jwt"], "trust"),
+        (&["--auth", "jwt"], "--jwt-keys"),
+        (&["--auth", "jwt", "--jwt-keys", "/nowhere.json", "--jwt-audience", "a"], "/nowhere.json cannot be read"),
         (&["--memory", "plenty"], "`plenty` is not a size"),
         (&["--log", "mmap_server=loud"], "log filter"),
         (&["--config", "/nowhere.toml"], "cannot be read"),

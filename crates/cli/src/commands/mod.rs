@@ -8,3 +8,4 @@ pub(crate) mod list;
 pub(crate) mod migrate;
 pub(crate) mod ping;
 pub(crate) mod poke;
+pub(crate) mod token;

@@ -98,7 +98,7 @@ fn current(stream: &Mutex<Option<Arc<Stream>>>, caller: &Caller, connection: usi
     let mut stream = stream.lock().unwrap_or_else(PoisonError::into_inner);
     match &*stream {
         Some(stream) if !stream.has_ended() => Arc::clone(stream),
-        _ => Arc::clone(stream.insert(Arc::new(Stream::open(caller.over(connection))))),
+        _ => Arc::clone(stream.insert(Arc::new(Stream::open(caller.untraced().over(connection))))),
     }
 }
 

@@ -19,6 +19,7 @@ use bytes::Bytes;
 use http_body::Frame;
 use mmap_proto::{
     names,
+    reason::Reason,
     v1::{self, mmap_pipeline_request::Op, mmap_pipeline_response::Result as Answer},
 };
 use prost::Message as _;
@@ -225,9 +226,12 @@ impl Drop for Ending<'_> {
         if !self.has_begun && matches!(error.kind(), ErrorKind::Server | ErrorKind::Connect) {
             return self.core.end(|| Outcome::Failed(error.clone()), || Outcome::Failed(error.clone()));
         }
+        // A server that ends a stream for its token has answered all that it had begun.
+        let is_unbegun = error.reason() == Some(Reason::UnAuth);
         let sent = transport(format!("the stream of operations broke: {}", error.message()));
         let message = format!("the stream of operations broke before this one was sent: {}", error.message());
         let unsent = Error::new(ErrorKind::Connect, Code::Unavailable, message);
+        let sent = if is_unbegun { unsent.clone() } else { sent };
         self.core.end(|| Outcome::Failed(sent.clone()), || Outcome::Failed(unsent.clone()));
     }
 }

@@ -259,6 +259,19 @@ impl Aside {
         Ok(listing)
     }
 
+    /// How many conflicts there are. Blocks.
+    ///
+    /// # Errors
+    /// [`Errno::Io`] if the folder cannot be read.
+    pub fn count_blocking(&self) -> Result<usize> {
+        match &self.place {
+            Place::Memory(kept) => Ok(kept.lock().len()),
+            Place::Folder(folder) => {
+                folder::names(folder).map(|names| names.ids.len()).map_err(|source| cannot_list(folder, source))
+            }
+        }
+    }
+
     /// As [`Aside::list_blocking`], without blocking.
     ///
     /// # Errors

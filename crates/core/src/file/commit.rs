@@ -6,10 +6,12 @@
 //! waits for a write-back gets one that began after its call (concurrent callers share it).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tracing::{Instrument as _, Span};
 
 use super::state::{Attempt, FileState};
 use super::{File, WHOLE};
@@ -18,6 +20,7 @@ use crate::budget::Reservation;
 use crate::error::{Errno, Error, Result};
 use crate::journal::Lsn;
 use crate::journal::record::BlockPages;
+use crate::trace::TARGET;
 use crate::units::{BlockIndex, ByteRange, PageMask, PageSet};
 use crate::vfs::{Base, CommitId, Patch, Stat, StoreFault, StoreResult, Version, WRITE_BACK_BYTES_MAX, WriteBack};
 
@@ -38,6 +41,8 @@ pub struct SyncOutcome {
 pub(super) struct Waiter {
     asked: Instant,
     ranges: Vec<ByteRange>,
+    /// The wait. The commit is told below the first one's who looks at it.
+    span: Span,
     reply: oneshot::Sender<Result<SyncOutcome>>,
 }
 
@@ -81,7 +86,8 @@ impl File {
     /// ESTALE, EROFS, EIO, EUCLEAN; the pages stay unsynced.
     pub async fn sync(self: &Arc<Self>, ranges: Vec<ByteRange>) -> Result<SyncOutcome> {
         let (reply, answer) = oneshot::channel();
-        self.waiters.lock().push(Waiter { asked: Instant::now(), ranges, reply });
+        let span = tracing::info_span!(target: TARGET, "commit", mmap.path = %self.path);
+        self.waiters.lock().push(Waiter { asked: Instant::now(), ranges, span, reply });
         let file = Arc::clone(self);
         // Whichever task gets the commit lock first serves everybody who waits by then.
         self.shared.tasks.spawn(async move { file.serve_waiters().await });
@@ -105,7 +111,9 @@ impl File {
             return;
         }
         let ranges: Vec<ByteRange> = waiters.iter().flat_map(|waiter| waiter.ranges.iter().copied()).collect();
-        let result = self.commit_ranges(&PageSet::of(&ranges)).await;
+        let span = waiters.iter().map(|waiter| &waiter.span).find(|span| !span.is_disabled());
+        let span = span.cloned().unwrap_or_else(Span::none);
+        let result = self.commit_ranges(&PageSet::of(&ranges)).instrument(span).await;
         turn.note(result.as_ref().err());
         for waiter in waiters {
             self.answer(waiter, result.as_ref().map(|(cut, version)| (cut, version.clone())).map_err(Error::clone));
@@ -130,13 +138,24 @@ impl File {
 
     /// As [`File::commit_rounds`], noted for the write-back task and for people.
     async fn commit_ranges(&self, pages: &PageSet) -> Result<(Cut, Option<Version>)> {
+        let started = Instant::now();
         let result = self.commit_rounds(pages).await;
-        let (backlog, mount) = (&self.shared.backlog, &self.parts.mount);
+        let (backlog, counts, mount) = (&self.shared.backlog, &self.shared.write_backs, &self.parts.mount);
         match &result {
-            Err(error) => backlog.failed(mount, &self.path, self.dirty_bytes(), error),
+            Err(error) => {
+                let count = if error.errno() == Errno::Stale { &counts.conflicts } else { &counts.failed };
+                count.fetch_add(1, Ordering::Relaxed);
+                backlog.failed(mount, &self.path, self.dirty_bytes(), error);
+            }
             // Nothing to store in one place says nothing of another where it failed.
             Ok((cut, _)) if cut.blocks.is_empty() && self.dirty_bytes() > 0 => {}
-            Ok(_) => backlog.settled(mount, &self.path),
+            Ok((cut, _)) => {
+                if !cut.blocks.is_empty() {
+                    counts.stored.observe(started.elapsed());
+                    counts.stored_bytes.fetch_add(cut.bytes_in(&[WHOLE]), Ordering::Relaxed);
+                }
+                backlog.settled(mount, &self.path);
+            }
         }
         result
     }

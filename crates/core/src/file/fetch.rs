@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use tokio::time::Instant;
+use tracing::{Instrument as _, Span};
 
 use super::File;
 use super::flight::{Flight, Landed};
@@ -15,6 +16,7 @@ use super::state::{FileState, Found};
 use crate::budget::Reservation;
 use crate::cache::ContentId;
 use crate::error::Result;
+use crate::trace::{TARGET, count};
 use crate::units::{BLOCK_SIZE, BlockIndex, ByteRange, PageMask};
 use crate::vfs::{StoreFault, StoreResult};
 
@@ -74,6 +76,8 @@ pub(super) struct Boarded {
     pub(super) flights: Vec<Arc<Flight>>,
     /// Whether somebody else had asked for some of them.
     pub(super) joined: bool,
+    /// The wait for them, and what is fetched for it.
+    span: Span,
 }
 
 impl File {
@@ -88,7 +92,13 @@ impl File {
 
     /// As [`File::fault`], without waiting.
     pub(super) fn board(self: &Arc<Self>, missing: &[BlockIndex]) -> Boarded {
-        let mut boarded = Boarded { flights: Vec::with_capacity(missing.len()), joined: false };
+        let span = match missing {
+            [] => Span::none(),
+            _ => tracing::info_span!(
+                target: TARGET, "fault", mmap.path = %self.path, mmap.blocks = count(missing.len() as u64)
+            ),
+        };
+        let mut boarded = Boarded { flights: Vec::with_capacity(missing.len()), joined: false, span };
         let runs = {
             let mut state = self.state.write();
             make_room(&mut state, missing.len());
@@ -110,7 +120,7 @@ impl File {
         };
         for run in runs {
             let file = Arc::clone(self);
-            self.shared.tasks.spawn(async move { file.fetch(run).await });
+            self.shared.tasks.spawn(async move { file.fetch(run).await }.instrument(boarded.span.clone()));
         }
         boarded
     }
@@ -126,6 +136,7 @@ impl File {
         // Also where many fetches wait for memory, one that a dead store holds up ends in time.
         let limit = self.shared.limits.store_timeout;
         let landed: Result<()> = tokio::time::timeout_at(until, landing)
+            .instrument(boarded.span.clone())
             .await
             .unwrap_or_else(|_| Err(StoreFault::timed_out(limit.as_secs()).into_error(&self.path)));
         landed.map(|()| boarded.flights)

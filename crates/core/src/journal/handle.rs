@@ -7,6 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::counts::JournalUse;
 use super::disk::Disk;
 use super::frame;
 use super::open::{Found, Opened, read, start};
@@ -267,6 +268,22 @@ impl Journal {
     /// Bytes that the journal's segments take on the disk, the spare included.
     pub fn bytes(&self) -> u64 {
         self.shared.space.borrow().bytes
+    }
+
+    /// How it is, and what it has done.
+    pub fn usage(&self) -> JournalUse {
+        let (written_bytes, batches, syncs) = self.shared.counts.done();
+        let (waiting_bytes, is_stuck) = self.shared.waiting();
+        JournalUse {
+            disk_bytes: self.bytes(),
+            waiting_bytes,
+            waiting_max: self.shared.options.queue_bytes,
+            is_stuck,
+            has_failed: self.shared.ended().is_some(),
+            written_bytes,
+            batches,
+            syncs,
+        }
     }
 
     /// Writes and syncs everything that was appended, and ends the journal: whatever is appended later is not

@@ -22,6 +22,7 @@ mod scan;
 pub mod forge;
 mod segments;
 mod waiters;
+mod counts;
 mod queue;
 mod writer;
 mod open;
@@ -36,6 +37,7 @@ mod damage_tests;
 mod tests;
 
 pub use checkpoint::Mark;
+pub use counts::JournalUse;
 pub use disk::{Disk, DiskFile};
 pub use folder::Folder;
 pub use handle::Journal;

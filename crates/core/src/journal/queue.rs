@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
+use super::counts::JournalCounts;
 use super::frame;
 use super::options::{Lsn, Options};
 use super::waiters::Waiters;
@@ -117,6 +118,8 @@ pub(super) struct Shared {
     pub(super) waiters: Waiters,
     pub(super) progress: watch::Sender<Progress>,
     pub(super) space: watch::Sender<Space>,
+    /// What the writer has done.
+    pub(super) counts: JournalCounts,
 }
 
 /// Room in the queue and on the disk for one record; dropping it gives the room back.
@@ -172,6 +175,7 @@ impl Shared {
             waiters: Waiters::new(written.acknowledged),
             progress: watch::Sender::new(progress),
             space: watch::Sender::new(Space { checkpoint_at: u64::MAX, ..Space::default() }),
+            counts: JournalCounts::default(),
         }
     }
 
@@ -301,6 +305,12 @@ impl Shared {
     #[cfg(test)]
     pub(super) fn writer_has_all(&self) -> bool {
         self.queue.lock().tail == 0
+    }
+
+    /// Bytes that wait to be written, and whether there is no room for a segment.
+    pub(super) fn waiting(&self) -> (u64, bool) {
+        let queue = self.queue.lock();
+        (queue.pending, queue.trouble.is_some())
     }
 
     pub(super) fn ended(&self) -> Option<Error> {

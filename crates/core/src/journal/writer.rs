@@ -159,7 +159,7 @@ impl Writer {
 
     /// Writes the batch as far as there is space.
     fn write_batch(&mut self) -> Result<()> {
-        let from = self.batch.at;
+        let (from, started) = (self.batch.at, Instant::now());
         self.stuck = false;
         while self.batch.at < self.batch.frames.len() && !self.stuck {
             let run = self.next_run();
@@ -174,7 +174,11 @@ impl Writer {
         if self.shared.options.level == Level::Disk && self.batch.at > from {
             self.sync()?;
         }
-        self.publish((self.batch.at - from) as u64);
+        let wrote = (self.batch.at - from) as u64;
+        if wrote > 0 {
+            self.shared.counts.wrote(wrote, started.elapsed());
+        }
+        self.publish(wrote);
         if self.batch.at == self.batch.frames.len() {
             // Only now, after the space was published: who waits in line is let in by what is true then.
             self.batch.held = None;
@@ -243,6 +247,7 @@ impl Writer {
         let started = Instant::now();
         self.chain.sync().map_err(|error| self.failed("synced", error))?;
         self.sync_time = started.elapsed();
+        self.shared.counts.synced(self.sync_time);
         self.synced = self.written;
         Ok(())
     }

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use tracing::Instrument as _;
+
 use super::MmapManager;
 use super::api::{Caller, MmapId, OnChange, SyncRequest, SyncWait, Synced};
 use crate::block::ReadBytes;
@@ -151,11 +153,12 @@ impl MmapManager {
             (on_change, true, SyncWait::Started) => {
                 let entry = Arc::clone(&entry);
                 let version = entry.file.version();
-                self.shared.tasks.spawn(async move {
+                let sync = async move {
                     if let Err(error) = sync_now(&entry, range, on_change).await {
                         tracing::warn!(path = %entry.file.path(), ?error, "an asynchronous sync failed");
                     }
-                });
+                };
+                self.shared.tasks.spawn(sync.in_current_span());
                 SyncOutcome { bytes: 0, version }
             }
         };

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::fault_tests::World;
 use super::*;
 use crate::aside::{AsidePages, Conflict};
+use crate::scope::{PathGrant, PathScope, Rights};
 use crate::units::{BLOCK_SIZE, ByteRange, PAGE_LEN, PAGE_SIZE, PageIndex};
 use crate::vfs::chaos::{Call, Fault};
 use crate::vfs::object::ObjectLayout;
@@ -281,4 +282,30 @@ async fn a_conflict_outlives_the_server_and_is_gone_for_good_once_it_was_applied
     assert_eq!(second.conflicts().unwrap(), std::slice::from_ref(&conflict));
     assert_eq!(second.apply_conflict(1, &conflict.id).await.unwrap().size, 3 * PAGE_SIZE);
     assert_eq!(std::fs::read_dir(state.path().join("conflicts")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_conflict_of_a_file_out_of_scope_is_not_there_and_one_in_scope_needs_the_right_to_change_it() {
+    let world = World::new().await;
+    let conflict = keep(&world.manager, SIZE, &[(0, 7)]).await;
+    let scoped = |prefix, rights| {
+        let grant = PathGrant::new(prefix, rights).unwrap();
+        Caller { paths: PathScope::of([grant]), ..Caller::from(2) }
+    };
+    let what = ReadConflict { offset: 0, length: None, ranges_only: true };
+    let stranger = scoped("/other", Rights::ReadWrite);
+    let manager = &world.manager;
+    assert!(manager.list_conflicts(&stranger, PageRequest::default()).await.unwrap().conflicts.is_empty());
+    let refused = [
+        manager.read_conflict(&stranger, &conflict.id, what).await.unwrap_err(),
+        manager.apply_conflict(&stranger, &conflict.id).await.unwrap_err(),
+        manager.drop_conflict(&stranger, &conflict.id).await.unwrap_err(),
+    ];
+    assert!(refused.iter().all(|error| error.errno() == Errno::NoEnt), "{refused:?}");
+    let reader = scoped("/f", Rights::Read);
+    assert_eq!(manager.list_conflicts(&reader, PageRequest::default()).await.unwrap().conflicts.len(), 1);
+    manager.read_conflict(&reader, &conflict.id, what).await.unwrap();
+    assert_eq!(manager.apply_conflict(&reader, &conflict.id).await.unwrap_err().errno(), Errno::Acces);
+    assert_eq!(manager.drop_conflict(&reader, &conflict.id).await.unwrap_err().errno(), Errno::Acces);
+    manager.apply_conflict(scoped("/f", Rights::ReadWrite), &conflict.id).await.unwrap();
 }

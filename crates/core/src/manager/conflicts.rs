@@ -72,7 +72,8 @@ impl MmapManager {
         Ok(self.shared.aside.list_blocking(None, usize::MAX)?.conflicts)
     }
 
-    /// Lists conflicts in the order of their ids.
+    /// Lists the conflicts of files that the caller may look at, in the order of their ids. A page may be shorter than
+    /// it was asked to be.
     ///
     /// # Errors
     /// EINVAL (a token that is none), EACCES, EIO.
@@ -84,7 +85,12 @@ impl MmapManager {
             token => return Err(super::info::bad_token(token)),
         };
         caller.capabilities.require(Capability::FileRead)?;
-        let Listing { conflicts, damaged, next } = self.shared.aside.list(after, self.page_size(&page)).await?;
+        let Listing { mut conflicts, mut damaged, next } = self.shared.aside.list(after, self.page_size(&page)).await?;
+        conflicts.retain(|conflict| caller.sees(&conflict.path));
+        if !caller.paths.is_all() {
+            // Whose they are nobody can say.
+            damaged.clear();
+        }
         Ok(ConflictPage { conflicts, damaged, next: next.unwrap_or_default() })
     }
 
@@ -98,7 +104,7 @@ impl MmapManager {
             return Err(Error::invalid("length", "length is 0: name at least one byte").with("length", 0));
         }
         caller.capabilities.require(Capability::FileRead)?;
-        let conflict = self.shared.aside.get(id).await?;
+        let conflict = seen(&caller, self.shared.aside.get(id).await?)?;
         let first = conflict.offsets.partition_point(|offset| offset + PAGE_SIZE <= what.offset);
         let most = if what.ranges_only { u64::MAX } else { self.shared.limits.max_message.max(PAGE_SIZE) / PAGE_SIZE };
         let pages = what.length.map_or(u64::MAX, |length| length.div_ceil(PAGE_SIZE)).min(most);
@@ -135,11 +141,12 @@ impl MmapManager {
 
     async fn apply_claimed(&self, caller: &Caller, claim: &Claim) -> Result<AppliedConflict> {
         let aside = &self.shared.aside;
-        let conflict = aside.get(claim.id()).await?;
+        let conflict = seen(caller, aside.get(claim.id()).await?)?;
         let path = FilePath::parse(&conflict.path).map_err(|error| {
             let sentence = format!("conflict {} is of no valid path ({})", conflict.id, error.message());
             Error::new(Errno::UClean, sentence).with("path", &conflict.path).with("id", &conflict.id)
         })?;
+        caller.may_change(&path)?;
         let most = self.shared.limits.dirty_bytes();
         if conflict.bytes() > most {
             let (id, bytes) = (&conflict.id, conflict.bytes());
@@ -172,21 +179,36 @@ impl MmapManager {
     /// # Errors
     /// EACCES, ENOENT, EBUSY (another call applies or drops it), EIO.
     pub async fn drop_conflict(self: &Arc<Self>, caller: impl Into<Caller>, id: &str) -> Result<()> {
-        caller.into().capabilities.require(Capability::FileWrite)?;
+        let caller = caller.into();
+        caller.capabilities.require(Capability::FileWrite)?;
         self.check_open()?;
         let claim = self.claim_conflict(id)?;
         let aside = Arc::clone(&self.shared.aside);
         let work = async move {
             match aside.get(claim.id()).await {
                 // What nobody can apply any more can still be dropped.
-                Err(error) if error.errno() == Errno::UClean => {
+                Err(error) if error.errno() == Errno::UClean && caller.paths.is_all() => {
                     tracing::warn!(id = claim.id(), ?error, "a damaged conflict is dropped");
                 }
                 Err(error) => return Err(error),
-                Ok(Conflict { path, id, .. }) => tracing::warn!(%path, %id, "a conflict is dropped"),
+                Ok(conflict) => {
+                    let Conflict { path, id, .. } = seen(&caller, conflict)?;
+                    // Of a path that is none any more no more than its text is known.
+                    match FilePath::parse(&path) {
+                        Ok(path) => caller.may_change(&path)?,
+                        Err(_) if caller.paths.is_all() => {}
+                        Err(_) => return Err(no_such_conflict(&id)),
+                    }
+                    tracing::warn!(%path, %id, "a conflict is dropped");
+                }
             }
             aside.remove(&claim).await
         };
         self.shared.finish(work).await
     }
+}
+
+/// A conflict of a file that the caller may not look at is none: its id tells nobody of its path.
+fn seen(caller: &Caller, conflict: Conflict) -> Result<Conflict> {
+    if caller.sees(&conflict.path) { Ok(conflict) } else { Err(no_such_conflict(&conflict.id)) }
 }

@@ -8,6 +8,7 @@ use crate::capability::Capability;
 use crate::error::{Error, Result};
 use crate::file::MakeFile;
 use crate::path::FilePath;
+use crate::scope::{PathScope, Span};
 use crate::units::MAX_OFFSET;
 use crate::vfs::{Stat, no_such_file};
 
@@ -19,7 +20,7 @@ impl MmapManager {
     pub async fn stat_file(&self, caller: impl Into<Caller>, path: &str) -> Result<FileStats> {
         let caller = caller.into();
         let path = FilePath::parse(path)?;
-        caller.capabilities.require(Capability::FileRead)?;
+        caller.may_look(&path)?;
         let file = self.files.acquire(&path)?;
         match file.refresh().await? {
             Some(stat) => Ok(self.file_stats(&path, &stat)),
@@ -39,7 +40,7 @@ impl MmapManager {
         }
     }
 
-    /// Lists the files whose paths begin with `prefix`, in the order of their paths.
+    /// Lists the files whose paths begin with `prefix` and that the caller may look at, in the order of their paths.
     ///
     /// # Errors
     /// EINVAL (a token that is none), EACCES, EIO.
@@ -57,12 +58,33 @@ impl MmapManager {
         };
         caller.capabilities.require(Capability::FileRead)?;
         let after = after.as_ref().map(FilePath::as_str);
-        let mut files = self.files.vfs().list(prefix, after, size + 1).await?;
+        let mut files = self.list_spans(&caller.paths, prefix, after, size + 1).await?;
         let more = files.len() > size;
         files.truncate(size);
         let next = if more { files.last().map(|(path, _)| path.as_str().to_owned()) } else { None };
         let items = files.iter().map(|(path, stat)| self.file_stats(path, stat)).collect();
         Ok(Page { items, next: next.unwrap_or_default() })
+    }
+
+    /// As [`Vfs::list`](crate::vfs::Vfs::list), of what is in scope. What is not is never looked at, so that neither a
+    /// page's length nor its token tells of it.
+    async fn list_spans(
+        &self,
+        scope: &PathScope,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(FilePath, Stat)>> {
+        let mut files = Vec::new();
+        for Span { prefix, exact } in scope.spans(prefix) {
+            let left = limit - files.len();
+            if left == 0 {
+                break;
+            }
+            let listed = self.files.vfs().list(&prefix, after, if exact { 1 } else { left }).await?;
+            files.extend(listed.into_iter().filter(|(path, _)| !exact || path.as_str() == prefix));
+        }
+        Ok(files)
     }
 
     /// Sets a file's size; it is in the store when this answers.
@@ -83,7 +105,7 @@ impl MmapManager {
                 .with("size", size)
                 .with("max", MAX_OFFSET));
         }
-        caller.capabilities.require(Capability::FileWrite)?;
+        caller.may_change(&path)?;
         self.check_open()?;
         let file = self.files.acquire(&path)?;
         let make = match create {
@@ -102,7 +124,7 @@ impl MmapManager {
     pub async fn remove_file(self: &Arc<Self>, caller: impl Into<Caller>, path: &str) -> Result<()> {
         let caller = caller.into();
         let path = FilePath::parse(path)?;
-        caller.capabilities.require(Capability::FileWrite)?;
+        caller.may_change(&path)?;
         self.check_open()?;
         self.files.acquire(&path)?.remove().await
     }

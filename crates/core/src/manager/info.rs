@@ -16,7 +16,7 @@ use crate::path::FilePath;
 use crate::units::BLOCK_SIZE;
 
 impl MmapManager {
-    /// What a mapping is and what it costs; anybody's.
+    /// What a mapping is and what it costs; anybody's of a file that the caller may look at, and one's own.
     ///
     /// # Errors
     /// EINVAL, EACCES, EBADF.
@@ -25,11 +25,12 @@ impl MmapManager {
         caller.process()?;
         caller.capabilities.require(Capability::SystemInfo)?;
         let entry = self.mappings.get(&id).map(|entry| std::sync::Arc::clone(&entry));
+        let entry = entry.filter(|entry| shows(&caller, entry));
         entry.map(|entry| mapping_stats(&entry)).ok_or_else(|| no_such_mapping(id))
     }
 
     /// Lists mappings in the order of their ids: those of `pid`; of the caller if `pid` is absent; of everybody
-    /// if the caller names no process either.
+    /// if the caller names no process either. Others' mappings of files that the caller may not look at are left out.
     ///
     /// # Errors
     /// EINVAL (a token that is none), EACCES (others' mappings without SystemInfo).
@@ -55,7 +56,12 @@ impl MmapManager {
         };
         ids.retain(|id| id.0 > after);
         ids.sort_unstable();
-        let stats = |id: &MmapId| self.mappings.get(id).map(|entry| mapping_stats(&entry));
+        let shown = |id: &MmapId| self.mappings.get(id).filter(|entry| shows(&caller, entry));
+        if !caller.paths.is_all() {
+            // Before the page is cut: its length must not tell of them.
+            ids.retain(|id| shown(id).is_some());
+        }
+        let stats = |id: &MmapId| shown(id).map(|entry| mapping_stats(&entry));
         Ok(take_page(&ids, self.page_size(&page), |id| id.0, stats))
     }
 
@@ -83,7 +89,8 @@ impl MmapManager {
         Ok(take_page(&processes, self.page_size(&page), |process| u64::from(process.key.pid), stats))
     }
 
-    /// Lists the files with bytes that are not in the store yet, in the order of their paths. No store is asked.
+    /// Lists the files with bytes that are not in the store yet and that the caller may look at, in the order of their
+    /// paths. No store is asked.
     ///
     /// # Errors
     /// EINVAL (a token that is none), EACCES.
@@ -94,7 +101,11 @@ impl MmapManager {
             token => Some(FilePath::parse(token).map_err(|_| bad_token(token))?),
         };
         caller.capabilities.require(Capability::SystemInfo)?;
-        let is_shown = |file: &File| file.dirty_memory() > 0 && after.as_ref().is_none_or(|after| file.path() > after);
+        let is_shown = |file: &File| {
+            file.dirty_memory() > 0
+                && after.as_ref().is_none_or(|after| file.path() > after)
+                && caller.sees(file.path().as_str())
+        };
         let mut files = self.files.select(is_shown);
         files.sort_unstable_by(|left, right| left.path().cmp(right.path()));
         let size = self.page_size(&page);
@@ -167,6 +178,11 @@ pub(super) fn bad_token(token: &str) -> Error {
     let shown: String = token.escape_debug().take(100).collect();
     Error::invalid("page_token", format!("page_token {shown} is not one that a list answered"))
         .with("page_token", shown)
+}
+
+/// Whether the caller is shown this mapping, given that it may see mappings of others at all.
+fn shows(caller: &Caller, entry: &MmapEntry) -> bool {
+    caller.is(entry.owner()) || caller.sees(entry.file.path().as_str())
 }
 
 fn mapping_stats(entry: &MmapEntry) -> MappingStats {

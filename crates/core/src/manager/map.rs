@@ -6,7 +6,6 @@ use super::MmapManager;
 use super::api::{
     Caller, Create, MapRequest, Mapped, MmapId, Populate, ProcessKey, SyncRequest, SyncWait, Synced, Unsynced,
 };
-use crate::capability::Capability;
 use crate::error::{Errno, Error, Result};
 use crate::file::{Leaving, MakeFile};
 use crate::flags::{MapFlags, ProtFlags};
@@ -53,9 +52,9 @@ impl MmapManager {
             return Err(Error::invalid("create", "mmap cannot create exclusively: use TruncateFile"));
         }
         let owner = caller.process()?;
-        caller.capabilities.require(Capability::FileRead)?;
+        caller.may_look(&path)?;
         if request.prot.can_write() || request.create == Create::IfMissing {
-            caller.capabilities.require(Capability::FileWrite)?;
+            caller.may_change(&path)?;
         }
         self.check_open()?;
         let _call = self.processes.get(&owner).map(|process| process.begin_call());
@@ -164,7 +163,9 @@ impl MmapManager {
     pub(super) fn drop_mapping(&self, entry: &MmapEntry, leaving: Leaving) -> Lsn {
         let said = entry.file.unregister(entry.id, leaving);
         entry.file.stop_reading_ahead(entry.read_ahead());
-        self.mappings.remove(&entry.id);
+        if self.mappings.remove(&entry.id).is_some() {
+            self.faults.add(entry.faults());
+        }
         entry.process.remove_mapping(entry.id);
         said
     }

@@ -4,6 +4,7 @@
 //! - `map`: mmap and munmap
 //! - `access`: read, write, msync
 //! - `info`: stats and lists
+//! - `snapshot`: what everything together comes to, for who watches the server
 //! - `files`: stat, list, truncate, remove
 //! - `conflicts`: list, read, apply and drop what was kept aside
 //! - `life`: attach, exit, the end of processes and of the manager
@@ -17,6 +18,7 @@ mod api;
 mod map;
 mod access;
 mod info;
+mod snapshot;
 mod files;
 mod conflicts;
 mod life;
@@ -54,7 +56,9 @@ use tokio_util::sync::CancellationToken;
 pub use api::*;
 pub use conflicts::{AppliedConflict, ConflictPage, ConflictPart, ReadConflict};
 pub use life::Attachment;
+pub use snapshot::{Faults, MountSnapshot, Share, Snapshot, WriteBacks};
 
+use self::snapshot::FaultTotals;
 pub use crate::block::ReadBytes;
 use crate::error::{Errno, Error, Result};
 pub use crate::file::Written;
@@ -81,6 +85,7 @@ pub struct MmapManager {
     mappings: DashMap<MmapId, Arc<MmapEntry>, DefaultHashBuilder>,
     processes: ProcessTable,
     state: StateDir,
+    faults: FaultTotals,
     /// No more calls.
     closed: CancellationToken,
     /// The same, for who only wants to know it: the token has a lock.
@@ -123,6 +128,7 @@ impl MmapManager {
             refusing: AtomicBool::new(false),
             processes,
             state,
+            faults: FaultTotals::default(),
             closed: CancellationToken::new(),
             stopped: CancellationToken::new(),
         });
@@ -144,8 +150,12 @@ impl MmapManager {
 
     /// The caller's mapping, which cannot go as long as the answer is held: not across an await, then.
     fn find_own(&self, caller: &Caller, id: MmapId) -> Result<Ref<'_, MmapId, Arc<MmapEntry>>> {
-        let entry = self.mappings.get(&id).filter(|entry| caller.is(entry.owner()));
-        entry.ok_or_else(|| no_such_mapping(id))
+        match self.mappings.get(&id) {
+            Some(entry) if caller.is(entry.owner()) => Ok(entry),
+            // The same answer as if it were not there; but the log may know.
+            Some(entry) if entry.owner().subject != caller.subject => Err(no_such_mapping(id).caused_by(Foreign)),
+            Some(_) | None => Err(no_such_mapping(id)),
+        }
     }
 
     /// No call is begun from now on.
@@ -174,6 +184,12 @@ impl MmapManager {
         Ok(())
     }
 }
+
+/// Why a mapping that is there is not the caller's: it is of another subject. Goes into the log as an error's cause, and
+/// never to the caller.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the mapping is another subject's")]
+pub struct Foreign;
 
 /// More than threads, so that those at different mappings seldom meet at one lock.
 const MAPPING_SHARDS: usize = 64;

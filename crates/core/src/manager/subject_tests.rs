@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::capability::CapabilitySet;
 use crate::error::Errno;
 use crate::flags::{MapFlags, ProtFlags};
 use crate::limits::{Limits, SubjectLimits};
@@ -24,8 +23,7 @@ fn manager() -> Arc<MmapManager> {
 }
 
 fn caller(name: &str, pid: u32) -> Caller {
-    let subject = Subject::named(name);
-    Caller { subject, pid: Some(pid), capabilities: CapabilitySet::ALL, deadline: None }
+    Caller { subject: Subject::named(name), ..Caller::from(pid) }
 }
 
 async fn map(manager: &Arc<MmapManager>, caller: &Caller, path: &str, flags: MapFlags) -> Result<MmapId> {

@@ -1,4 +1,4 @@
-//! [`BoundedStore`]: a decorator that bounds each call of a store in time.
+//! [`BoundedStore`]: a decorator that bounds each call of a store in time, and counts it.
 //!
 //! It stands outermost, so that whatever lies below (retries of the store's client, a blocking disk, a test's
 //! faults) cannot hold a caller longer than its limits. Retries are the client's own affair: there are none here.
@@ -14,6 +14,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use super::counts::{StoreCall, StoreCounts};
 use super::fault::{StoreFault, StoreResult};
 use super::store::{FileStore, Listed, Stat, Traits, Writability, WriteBack};
 use super::version::Version;
@@ -25,7 +26,7 @@ const MIB: u64 = 1024 * 1024;
 /// PUT, or two parts of a larger one.
 pub(crate) const WRITE_BACK_BYTES_MAX: u64 = 64 * MIB;
 
-/// A store whose calls end within their time.
+/// A store whose calls end within their time, and are counted.
 #[derive(Debug)]
 pub struct BoundedStore {
     inner: Arc<dyn FileStore>,
@@ -33,13 +34,14 @@ pub struct BoundedStore {
     time: Duration,
     /// The prefix of its mount, for faults that name it.
     mount: Arc<str>,
+    counts: Arc<StoreCounts>,
 }
 
 impl BoundedStore {
     /// `time` is what a call that moves few bytes may take; a write-back gets a second more for each MiB of its
     /// file.
     pub fn new(inner: Arc<dyn FileStore>, time: Duration) -> Self {
-        Self { inner, time, mount: Arc::from("") }
+        Self { inner, time, mount: Arc::from(""), counts: Arc::default() }
     }
 
     /// As the store of the mount with this prefix.
@@ -48,8 +50,38 @@ impl BoundedStore {
         Self { mount: Arc::from(prefix), ..self }
     }
 
-    async fn within<T>(&self, call: impl Future<Output = StoreResult<T>> + Send) -> StoreResult<T> {
-        timed(self.time, call).await.map_err(|fault| fault.of_mount(&self.mount))
+    /// What came of its calls.
+    pub fn counts(&self) -> &Arc<StoreCounts> {
+        &self.counts
+    }
+
+    async fn within<T>(
+        &self,
+        kind: StoreCall,
+        limit: Duration,
+        call: impl Future<Output = StoreResult<T>> + Send,
+    ) -> StoreResult<T> {
+        let begun = self.counts.begin(kind);
+        let answer = timed(limit, call).await.map_err(|fault| fault.of_mount(&self.mount));
+        begun.ended(&answer);
+        answer
+    }
+
+    /// A call that goes on as long as `landed` grows in each step of time.
+    async fn within_steps(
+        &self,
+        landed: &AtomicU64,
+        call: impl Future<Output = StoreResult<()>> + Send,
+    ) -> StoreResult<()> {
+        let mut call = pin!(call);
+        loop {
+            let before = landed.load(Ordering::Relaxed);
+            match tokio::time::timeout(self.time, &mut call).await {
+                Ok(answer) => return answer.map_err(|fault| fault.of_mount(&self.mount)),
+                Err(_) if landed.load(Ordering::Relaxed) > before => {}
+                Err(_) => return Err(StoreFault::timed_out(self.time.as_secs()).of_mount(&self.mount)),
+            }
+        }
     }
 }
 
@@ -71,11 +103,15 @@ impl FileStore for BoundedStore {
     }
 
     async fn stat(&self, name: &str) -> StoreResult<Stat> {
-        self.within(self.inner.stat(name)).await
+        self.within(StoreCall::Stat, self.time, self.inner.stat(name)).await
     }
 
     async fn read(&self, name: &str, version: &Version, range: ByteRange) -> StoreResult<Vec<Bytes>> {
-        self.within(self.inner.read(name, version, range)).await
+        let answer = self.within(StoreCall::Read, self.time, self.inner.read(name, version, range)).await;
+        if let Ok(blocks) = &answer {
+            self.counts.add_read(blocks.iter().map(|block| block.len() as u64).sum());
+        }
+        answer
     }
 
     async fn read_each(
@@ -87,44 +123,45 @@ impl FileStore for BoundedStore {
     ) -> StoreResult<()> {
         // What makes progress goes on: a large request over a slow link takes its time, block by block.
         let landed = AtomicU64::new(0);
-        let mut noted = |block| {
+        let mut noted = |block: Bytes| {
             landed.fetch_add(1, Ordering::Relaxed);
+            self.counts.add_read(block.len() as u64);
             land(block);
         };
-        let mut call = pin!(self.inner.read_each(name, version, range, &mut noted));
-        loop {
-            let before = landed.load(Ordering::Relaxed);
-            match tokio::time::timeout(self.time, &mut call).await {
-                Ok(answer) => return answer.map_err(|fault| fault.of_mount(&self.mount)),
-                Err(_) if landed.load(Ordering::Relaxed) > before => {}
-                Err(_) => return Err(StoreFault::timed_out(self.time.as_secs()).of_mount(&self.mount)),
-            }
-        }
+        let begun = self.counts.begin(StoreCall::Read);
+        let answer = self.within_steps(&landed, self.inner.read_each(name, version, range, &mut noted)).await;
+        begun.ended(&answer);
+        answer
     }
 
     async fn write_back(&self, name: &str, change: WriteBack) -> StoreResult<Stat> {
         let limit = self.time.saturating_add(Duration::from_secs(change.size / MIB));
-        timed(limit, self.inner.write_back(name, change)).await.map_err(|fault| fault.of_mount(&self.mount))
+        let dirty = change.patches.iter().filter(|patch| patch.dirty).map(|patch| patch.data.len() as u64).sum();
+        let answer = self.within(StoreCall::Write, limit, self.inner.write_back(name, change)).await;
+        if answer.is_ok() {
+            self.counts.add_written(dirty);
+        }
+        answer
     }
 
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> StoreResult<Vec<Listed>> {
-        self.within(self.inner.list(prefix, after, limit)).await
+        self.within(StoreCall::List, self.time, self.inner.list(prefix, after, limit)).await
     }
 
     async fn remove(&self, name: &str) -> StoreResult<()> {
-        self.within(self.inner.remove(name)).await
+        self.within(StoreCall::Remove, self.time, self.inner.remove(name)).await
     }
 
     async fn probe(&self) -> StoreResult<Writability> {
-        self.within(self.inner.probe()).await
+        self.within(StoreCall::Probe, self.time, self.inner.probe()).await
     }
 
     async fn ping(&self) -> StoreResult<()> {
-        self.within(self.inner.ping()).await
+        self.within(StoreCall::Ping, self.time, self.inner.ping()).await
     }
 
     async fn close(&self) -> StoreResult<()> {
-        self.within(self.inner.close()).await
+        timed(self.time, self.inner.close()).await.map_err(|fault| fault.of_mount(&self.mount))
     }
 }
 

@@ -5,12 +5,14 @@
 mod version;
 mod fault;
 mod store;
+mod counts;
 
 #[cfg(any(test, feature = "test-support"))]
 pub mod chaos;
 #[cfg(any(test, feature = "test-support"))]
 pub mod conformance;
 mod bounded;
+mod traced;
 mod compose;
 pub mod local;
 pub mod object;
@@ -23,6 +25,7 @@ mod table;
 
 pub use bounded::BoundedStore;
 pub(crate) use bounded::WRITE_BACK_BYTES_MAX;
+pub use counts::{Outcome, StoreCall, StoreCalls, StoreCounts};
 pub use fault::{StoreFault, StoreResult, changed_in_store, no_such_file};
 pub use mount::Mount;
 pub use spec::MountSpec;

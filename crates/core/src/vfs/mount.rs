@@ -13,9 +13,11 @@ use tokio::time::Instant;
 
 use super::backend;
 use super::bounded::BoundedStore;
+use super::counts::StoreCounts;
 use super::fault::StoreFault;
 use super::spec::{MountSpec, check_prefix};
 use super::store::{FileStore, Writability};
+use super::traced::TracedStore;
 use crate::error::{Errno, Error, Result};
 use crate::limits::Limits;
 
@@ -25,6 +27,7 @@ pub struct Mount {
     prefix: String,
     url: String,
     store: Arc<dyn FileStore>,
+    counts: Arc<StoreCounts>,
     access: Mutex<Access>,
     /// That rights are missing was said.
     warned: AtomicBool,
@@ -84,11 +87,14 @@ impl Mount {
     }
 
     fn bind(prefix: String, url: String, store: Arc<dyn FileStore>, access: Access, limits: &Limits) -> Self {
-        let store = Arc::new(BoundedStore::new(store, limits.store_timeout).of_mount(&prefix));
+        let store = BoundedStore::new(store, limits.store_timeout).of_mount(&prefix);
+        let counts = Arc::clone(store.counts());
+        let store = Arc::new(TracedStore::new(Arc::new(store), &prefix));
         Self {
             prefix,
             url,
             store,
+            counts,
             access: Mutex::new(access),
             warned: AtomicBool::new(false),
             probing: tokio::sync::Mutex::new(None),
@@ -108,6 +114,11 @@ impl Mount {
     /// Its store. Each of its calls ends within its time limit.
     pub fn store(&self) -> &Arc<dyn FileStore> {
         &self.store
+    }
+
+    /// What its store was asked, and what came of it.
+    pub fn counts(&self) -> &StoreCounts {
+        &self.counts
     }
 
     /// EROFS on a read-only mount or one whose store is refused for writing; probes the store if it was not yet.

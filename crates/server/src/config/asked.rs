@@ -6,8 +6,8 @@ use super::effective::effective;
 use super::health::{HealthQuestion, health_command};
 use super::keys::{command, settings_args};
 use super::refusal::Refusal;
-use super::sources::Settings;
-use super::validated::{Config, Env};
+use super::sources::{Env, Settings};
+use super::validated::Config;
 
 /// What the program is asked to do.
 #[derive(Debug)]

@@ -67,7 +67,8 @@ impl Key {
     }
 }
 
-/// What stands before the default at the end of a help.
+/// What stands before the default at the end of a help. A default is a value as it would be set, unless
+/// `Config::computed` knows the key; a key that is off where it is not set has none.
 const DEFAULT: &str = " [default: ";
 
 /// The key whose values may be tables in the file.
@@ -125,7 +126,19 @@ pub(super) const KEYS: &[Key] = &[
     Key::one(
         "auth",
         "MODE",
-        "How callers are told apart; this build has only trust: they are taken at their word [default: trust]",
+        "How callers are told apart: trust (they are taken at their word) or jwt (by signed tokens) [default: trust]",
+    ),
+    Key::many(
+        "jwt-keys",
+        "FILE",
+        "Public keys that tokens may be signed with, a JWKS or PEM file; may be repeated, and is read again when it changes",
+    ),
+    Key::many("jwt-audience", "NAME", "Take tokens whose aud names this; needed with --auth jwt, may be repeated"),
+    Key::many("jwt-issuer", "NAME", "Take only tokens whose iss is this; may be repeated; any unless it is set"),
+    Key::one(
+        "jwt-leeway",
+        "TIME",
+        "How far clocks may be apart for a token's exp and nbf, 5m at most; 30s unless it is set",
     ),
     Key::switch(
         "insecure",
@@ -184,9 +197,27 @@ pub(super) const KEYS: &[Key] = &[
     ),
     Key::one("store-timeout", "TIME", "When a store that does not answer counts as failed [default: 25s]"),
     Key::one(
+        "metrics-listen",
+        "ADDR",
+        "Tell metrics to Prometheus at http://ADDR/metrics, and health at /healthz: host:port; beyond this machine only \
+         with --insecure; nowhere if it is not set",
+    ),
+    Key::one(
         "log",
         "FILTER",
         "What to log, as in RUST_LOG, which it wins over: error, info, mmap_server=debug,info [default: info,object_store=warn]",
+    ),
+    Key::one("log-format", "FORMAT", "How the log's lines look: human, or json, an object a line [default: human]"),
+    Key::one(
+        "otlp-endpoint",
+        "URL",
+        "Collector that traces go to by OTLP over gRPC, such as http://127.0.0.1:4317; or off \
+         [default: OTEL_EXPORTER_OTLP_ENDPOINT, else off]",
+    ),
+    Key::one(
+        "trace-sample",
+        "RATIO",
+        "Part of the calls that is traced where the caller does not decide, 0 to 1 [default: 0.01]",
     ),
     Key::one(CONFIG, "FILE", "TOML file with the same keys; flags win over variables, variables over the file"),
 ];

@@ -15,6 +15,9 @@ use super::keys::{CONFIG, KEYS, Key, MOUNT, command, find, nearest};
 use super::mounts::text_of_table;
 use super::refusal::Refusal;
 
+/// The process's environment, or a test's.
+pub type Env<'a> = dyn Fn(&str) -> Option<OsString> + 'a;
+
 #[derive(Clone, Debug)]
 enum Origin {
     Flag,

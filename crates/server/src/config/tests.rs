@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::asked::Asked;
+use super::auth::Auth;
 use super::health::Trust;
 use super::keys;
 use super::listen::ListenAddr;
@@ -107,10 +108,24 @@ fn a_level_of_durability_is_one_of_three_and_process_if_none_is_named() {
 }
 
 #[test]
-fn what_this_build_does_not_have_is_refused_and_not_ignored() {
-    assert!(read(&["--auth", "trust"], &[]).is_ok());
-    assert!(sentence(&["--auth", "jwt"], &[]).contains("use trust"));
+fn tokens_need_keys_and_an_audience_and_what_is_about_them_needs_jwt() {
+    assert!(matches!(read(&["--auth", "trust"], &[]).unwrap().auth, Auth::Trust));
+    assert!(sentence(&["--auth", "jwt"], &[]).contains("--jwt-keys"));
+    assert!(sentence(&["--auth", "jwt", "--jwt-keys", "/k"], &[]).contains("--jwt-audience"));
     assert!(sentence(&[], &[("MMAPD_AUTH", "maybe")]).starts_with("MMAPD_AUTH: "));
+    for (flag, value) in [("--jwt-keys", "/k"), ("--jwt-audience", "a"), ("--jwt-issuer", "i"), ("--jwt-leeway", "1s")]
+    {
+        assert!(sentence(&[flag, value], &[]).starts_with(&format!("{flag}: no token is checked")), "{flag}");
+    }
+    let jwt = ["--auth", "jwt", "--jwt-keys", "/k", "--jwt-keys", "/l", "--jwt-audience", "mmapd"];
+    let Auth::Jwt(read_jwt) = read(&jwt, &[("MMAPD_JWT_ISSUER", "a b")]).unwrap().auth else { panic!("jwt") };
+    assert_eq!(read_jwt.keys, [Path::new("/k"), Path::new("/l")]);
+    assert_eq!(read_jwt.expected.audiences, ["mmapd"]);
+    assert_eq!(read_jwt.expected.issuers, ["a", "b"]);
+    assert_eq!(read_jwt.expected.leeway, Duration::from_secs(30));
+    assert!(sentence(&[&jwt[..], &["--jwt-leeway", "6m"]].concat(), &[]).contains("5m"));
+    assert!(sentence(&[&jwt[..], &["--listen", "0.0.0.0:1"]].concat(), &[]).contains("reads the tokens"));
+    assert!(read(&[&jwt[..], &["--listen", "0.0.0.0:1", "--insecure"]].concat(), &[]).is_ok());
 }
 
 #[test]
@@ -264,4 +279,16 @@ fn a_health_check_asks_the_configurations_own_server_unless_it_is_told_another()
         panic!("it is asked for health")
     };
     assert_eq!(other.trust, Trust::Authority("/ca".into(), "::1".to_owned()));
+}
+#[test]
+fn metrics_are_told_nowhere_unless_asked_for_and_beyond_this_machine_only_if_wanted() {
+    assert!(read(&[], &[]).unwrap().metrics.listen.is_empty());
+    let config = read(&["--metrics-listen", "127.0.0.1:9464"], &[]).unwrap();
+    assert_eq!(config.metrics.listen, ["127.0.0.1:9464".parse().unwrap()]);
+    let sentence = sentence(&[], &[("MMAPD_METRICS_LISTEN", "0.0.0.0:9464")]);
+    assert!(sentence.starts_with("MMAPD_METRICS_LISTEN: ") && sentence.contains("--insecure"), "{sentence}");
+    assert!(read(&["--metrics-listen", "0.0.0.0:9464", "--insecure"], &[]).is_ok());
+    for wrong in ["9464", "unix:/run/metrics.sock", "nowhere"] {
+        assert!(read(&["--metrics-listen", wrong], &[]).is_err(), "{wrong}");
+    }
 }

@@ -1,7 +1,7 @@
 //! [`Config`]: everything that can be set, validated.
 //!
-//! Invariants: the limits fit together; with callers taken at their word the server listens on this machine
-//! only, unless it was told that this is wanted. It opens nothing: that a folder or a port is there is for
+//! Invariants: the limits fit together; where callers are taken at their word, or tokens travel in the clear, the
+//! server listens on this machine only, unless it was told that this is wanted. It opens nothing: that a folder or a port is there is for
 //! those to find out who use it.
 
 use std::ffi::OsString;
@@ -11,12 +11,15 @@ use std::time::Duration;
 use mmap_core::limits::Limits;
 use mmap_core::vfs::MountSpec;
 
+use super::auth::{self, Auth};
 use super::listen::ListenAddr;
 use super::machine;
+use super::metrics::MetricsConfig;
 use super::quantity::{parse_size, parse_time, show_size};
 use super::refusal::Refusal;
-use super::sources::Settings;
+use super::sources::{Env, Settings};
 use super::subjects::{self, SubjectRates};
+use super::telemetry::Telemetry;
 use super::tls::{TlsFiles, check_exposure};
 
 /// The largest message that can be asked for: gRPC counts a message's bytes in 32 bits.
@@ -29,9 +32,6 @@ const SPILL_MIN: u64 = 1 << 20;
 const MEMORY_DEFAULT_MIN: u64 = 64 << 20;
 /// Below the 30 s that container runtimes give between SIGTERM and SIGKILL.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);
-
-/// The process's environment, or a test's.
-pub type Env<'a> = dyn Fn(&str) -> Option<OsString> + 'a;
 
 /// How many of what may be there at a time.
 #[derive(Clone, Debug)]
@@ -82,10 +82,16 @@ pub struct Config {
     pub node: String,
     /// Time for the end: draining and syncing.
     pub shutdown_timeout: Duration,
+    /// How callers are told apart.
+    pub auth: Auth,
     /// What TCP listeners speak TLS with. `None`: they do not.
     pub tls: Option<TlsFiles>,
+    /// Where metrics are told.
+    pub metrics: MetricsConfig,
     /// What to log, if it was set.
     pub log: Option<String>,
+    /// How the log is written, and which calls are traced to where.
+    pub telemetry: Telemetry,
 }
 
 impl Config {
@@ -99,9 +105,9 @@ impl Config {
 
     /// The configuration that `settings` say.
     pub(super) fn of(settings: &Settings, env: &Env<'_>) -> Result<Self, Refusal> {
-        settings.one("auth", check_auth)?;
         let limits = limits(settings)?;
         let listen = settings.many("listen", ListenAddr::parse)?;
+        let insecure = settings.one("insecure", parse_switch)?.unwrap_or(false);
         let config = Self {
             listen: if listen.is_empty() { default_listen() } else { listen },
             mounts: settings.many("mount", |text| MountSpec::parse(text).map_err(|error| error.to_string()))?,
@@ -114,10 +120,12 @@ impl Config {
             workers: settings.one("workers", parse_workers)?.unwrap_or_else(default_workers),
             node: settings.one("node", parse_node)?.unwrap_or_else(default_node),
             shutdown_timeout: settings.one("shutdown-timeout", parse_time)?.unwrap_or(SHUTDOWN_TIMEOUT),
+            auth: auth::read(settings)?,
             tls: TlsFiles::read(settings)?,
+            metrics: MetricsConfig::of(settings, insecure)?,
             log: settings.one("log", |text| Ok(text.to_owned()))?,
+            telemetry: Telemetry::read(settings, env)?,
         };
-        let insecure = settings.one("insecure", parse_switch)?.unwrap_or(false);
         if !insecure {
             check_exposure(settings, &config.listen, config.tls.as_ref())?;
         }
@@ -202,14 +210,6 @@ fn parse_durability(text: &str) -> Result<Durability, String> {
         "process" => Ok(Durability::Process),
         "disk" => Ok(Durability::Disk),
         _ => Err(format!("`{text}` is not a level: it is one of memory, process, disk")),
-    }
-}
-
-fn check_auth(text: &str) -> Result<(), String> {
-    match text {
-        "trust" => Ok(()),
-        "jwt" => Err("`jwt` needs tokens, which this build cannot check yet: use trust".to_owned()),
-        _ => Err(format!("`{text}` is not a mode: this build knows trust")),
     }
 }
 

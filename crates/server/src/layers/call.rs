@@ -1,19 +1,24 @@
 //! [`Call`]: what is known of a call before its message is read, handed to the handler as an extension.
 
+use std::error::Error as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use mmap_core::error::{Errno, Error, Result};
+use mmap_core::manager::Foreign;
 use tokio::time::Instant;
 use tonic::Status;
+use tracing::Span;
 use uuid::Uuid;
 
-use crate::status::{chain, fault, to_status};
+use crate::auth::{Audited, Identity, audit};
+use crate::status::{chain, fault, reason_of, to_status};
+use crate::telemetry::ids::Ids;
+use crate::traces::{TRACE_PARENT, callers_ids};
 
 const TIMEOUT: &str = "grpc-timeout";
-const TRACE_PARENT: &str = "traceparent";
 
 /// How much earlier than the caller's deadline the server gives up: a tenth of the time, this at most. The
 /// transport's own timer stands outside and would answer without the reason.
@@ -27,41 +32,73 @@ pub(crate) struct Call(Arc<Inner>);
 struct Inner {
     method: String,
     deadline: Option<Instant>,
-    trace_id: Option<String>,
+    /// A disabled one, unless it is followed.
+    span: Span,
+    /// What its caller says of its trace.
+    traceparent: Option<HeaderValue>,
     received: AtomicBool,
+    origin: Origin,
+}
+
+/// Who makes a call, and from where. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    /// Who.
+    pub(crate) identity: Identity,
+    /// The connection's other end.
+    pub(crate) peer: Arc<str>,
+}
+
+impl Origin {
+    /// Nobody, from nowhere.
+    pub(crate) fn unknown() -> Self {
+        Self { identity: Identity::Nobody, peer: Arc::from("") }
+    }
 }
 
 impl Call {
-    /// The call that begins now with these headers.
+    /// The call that begins now with these headers, and is told on `span`.
     ///
     /// # Errors
     /// [`Errno::Inval`] for a timeout that cannot be read.
-    pub(crate) fn begin(method: &str, headers: &HeaderMap) -> Result<Self> {
+    pub(crate) fn begin(method: &str, headers: &HeaderMap, origin: Origin, span: Span) -> Result<Self> {
         // A timer holds no time further away than it can count; a century is for ever.
         let deadline = timeout(headers)?.and_then(|time| Instant::now().checked_add(time - margin(time)));
-        let (method, trace_id) = (method.to_owned(), trace_id(headers));
-        Ok(Self(Arc::new(Inner { method, deadline, trace_id, received: AtomicBool::new(false) })))
+        let (method, traceparent) = (method.to_owned(), headers.get(TRACE_PARENT).cloned());
+        let received = AtomicBool::new(false);
+        Ok(Self(Arc::new(Inner { method, deadline, span, traceparent, received, origin })))
     }
 
     /// The call that a request belongs to; one without headers where the request came past the guard.
     pub(crate) fn of<T>(request: &tonic::Request<T>) -> Self {
-        let unguarded = || Inner { method: String::new(), deadline: None, trace_id: None, received: true.into() };
-        request.extensions().get::<Self>().cloned().unwrap_or_else(|| Self(Arc::new(unguarded())))
+        let unguarded = || Self::failed("", &HeaderMap::new(), Origin::unknown(), Span::none());
+        request.extensions().get::<Self>().cloned().unwrap_or_else(unguarded)
     }
 
     /// The call that begins now, past the guard's other checks, to tell its failure.
-    pub(crate) fn failed(method: &str, headers: &HeaderMap) -> Self {
-        Self(Arc::new(Inner {
-            method: method.to_owned(),
-            deadline: None,
-            trace_id: trace_id(headers),
-            received: true.into(),
-        }))
+    pub(crate) fn failed(method: &str, headers: &HeaderMap, origin: Origin, span: Span) -> Self {
+        let (method, traceparent) = (method.to_owned(), headers.get(TRACE_PARENT).cloned());
+        Self(Arc::new(Inner { method, deadline: None, span, traceparent, received: true.into(), origin }))
+    }
+
+    /// Where it is told; a disabled one, unless it is followed.
+    pub(crate) fn span(&self) -> &Span {
+        &self.0.span
+    }
+
+    /// Where in which trace it is: in its own span, else in its caller's.
+    fn ids(&self) -> Option<Ids> {
+        Ids::of(&self.0.span).or_else(|| callers_ids(self.0.traceparent.as_ref()?))
     }
 
     /// The method that is called: its path.
     pub(crate) fn method(&self) -> &str {
         &self.0.method
+    }
+
+    /// Who makes it.
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.0.origin.identity
     }
 
     /// When the server gives up.
@@ -82,9 +119,13 @@ impl Call {
     /// Logs why the call failed, and says it as the wire does.
     pub(crate) fn fail(&self, error: &Error) -> Status {
         let method = self.0.method.as_str();
+        self.audit(error);
+        let (trace_id, span_id) = self.ids().map(|ids| (ids.trace, ids.span)).unzip();
         match error.errno() {
             Errno::Fault => return self.fail_by_fault(&chain(error)),
-            Errno::Io | Errno::UClean => tracing::warn!(method, errno = ?error.errno(), "{}", chain(error)),
+            Errno::Io | Errno::UClean => {
+                tracing::warn!(method, errno = ?error.errno(), trace_id, span_id, "{}", chain(error));
+            }
             Errno::Inval
             | Errno::NoEnt
             | Errno::BadF
@@ -100,15 +141,42 @@ impl Call {
             | Errno::DQuot
             | Errno::Stale
             | Errno::TimedOut
-            | Errno::NotSup => tracing::debug!(method, errno = ?error.errno(), "{}", chain(error)),
+            | Errno::UnAuth
+            | Errno::NotSup => {
+                tracing::debug!(method, errno = ?error.errno(), trace_id, span_id, "{}", chain(error));
+            }
         }
         to_status(error)
     }
 
+    /// Logs a refusal for those who watch over the server. A token that does not hold was logged at the door.
+    fn audit(&self, error: &Error) {
+        let is_foreign = || error.source().is_some_and(|source| source.is::<Foreign>());
+        if error.errno() != Errno::Acces && (error.errno() != Errno::BadF || !is_foreign()) {
+            return;
+        }
+        let Origin { identity, peer } = &self.0.origin;
+        let (subject, key) = match identity {
+            Identity::Granted(grant) => (Some(grant.subject.name()), Some(grant.key())),
+            Identity::Trusted | Identity::Nobody => (None, None),
+        };
+        audit(Audited {
+            reason: reason_of(error.errno()).as_str(),
+            method: &self.0.method,
+            peer,
+            subject,
+            key,
+            path: error.details().iter().find(|(name, _)| *name == "path").map(|(_, path)| path.as_str()),
+            why: &chain(error),
+            ..Audited::default()
+        });
+    }
+
     /// Logs a fault of our own under the call's trace id, and says no more than that id.
     pub(crate) fn fail_by_fault(&self, what: &str) -> Status {
-        let trace_id = self.0.trace_id.clone().unwrap_or_else(|| Uuid::new_v4().simple().to_string());
-        tracing::error!(method = self.0.method.as_str(), trace_id, "fault: {what}");
+        let (trace_id, span_id) = self.ids().map(|ids| (ids.trace, ids.span)).unzip();
+        let trace_id = trace_id.unwrap_or_else(|| Uuid::new_v4().simple().to_string());
+        tracing::error!(method = self.0.method.as_str(), trace_id, span_id, "fault: {what}");
         fault(&trace_id)
     }
 
@@ -148,13 +216,6 @@ pub(crate) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>> {
         return Err(Error::invalid(TIMEOUT, sentence).with(TIMEOUT, shown));
     }
     Ok(time)
-}
-
-/// The trace id of a W3C `traceparent`, if it is one.
-fn trace_id(headers: &HeaderMap) -> Option<String> {
-    let id = headers.get(TRACE_PARENT)?.to_str().ok()?.split('-').nth(1)?;
-    let valid = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
-    valid.then(|| id.to_owned())
 }
 
 #[cfg(test)]
@@ -197,9 +258,11 @@ mod tests {
     fn a_fault_is_told_under_the_callers_trace_id() {
         let id = "4bf92f3577b34da6a3ce929d0e0e4736";
         let parent = format!("00-{id}-00f067aa0ba902b7-01");
-        let call = Call::begin("/x", &headers(TRACE_PARENT, parent.as_bytes())).unwrap();
+        let traceparent = headers("traceparent", parent.as_bytes());
+        let call = Call::begin("/x", &traceparent, Origin::unknown(), Span::none()).unwrap();
         let status = call.fail(&Error::new(Errno::Fault, "a secret"));
         assert!(status.message().contains(id) && !status.message().contains("secret"));
-        assert_eq!(trace_id(&headers(TRACE_PARENT, b"00-xyz-1-01")), None);
+        let call = Call::begin("/x", &headers("traceparent", b"00-xyz-1-01"), Origin::unknown(), Span::none()).unwrap();
+        assert!(!call.fail_by_fault("a secret").message().contains("xyz"));
     }
 }

@@ -27,6 +27,7 @@ use tonic::{Code, Status};
 
 use super::call::Call;
 use crate::connection::Peer;
+use crate::traces::{failed, succeeded};
 use crate::wire::WireBody;
 
 /// The longest wait for a place among the calls that run; as long as a store may take to fail.
@@ -62,6 +63,11 @@ impl Guard {
         self.0.max_message
     }
 
+    /// How many calls have a place.
+    pub(crate) fn running_calls(&self) -> u64 {
+        self.0.calls_max.saturating_sub(self.0.calls.available_permits()) as u64
+    }
+
     /// The serving node's name.
     pub(crate) fn node(&self) -> &HeaderValue {
         &self.0.node
@@ -89,7 +95,11 @@ impl Guard {
         let _places = match is_counted(call.method()) {
             true => match self.0.admit(peer, call).await {
                 Ok(places) => Some(places),
-                Err(error) => return self.refuse(call.fail(&error)),
+                Err(error) => {
+                    let status = call.fail(&error);
+                    failed(call.span(), &status);
+                    return self.refuse(status);
+                }
             },
             false => {
                 call.set_received();
@@ -106,8 +116,22 @@ impl Guard {
         handler: impl Future<Output = Result<Response<WireBody>, Status>>,
     ) -> Response<WireBody> {
         match self.0.run(call, handler).await {
-            Ok(response) => self.named(response),
-            Err(status) => self.refuse(status),
+            Ok(response) => {
+                // A handler behind tonic tells its failure so.
+                let status = match call.span().is_disabled() {
+                    true => None,
+                    false => Status::from_header_map(response.headers()),
+                };
+                match status.filter(|status| status.code() != Code::Ok) {
+                    Some(status) => failed(call.span(), &status),
+                    None => succeeded(call.span()),
+                }
+                self.named(response)
+            }
+            Err(status) => {
+                failed(call.span(), &status);
+                self.refuse(status)
+            }
         }
     }
 
@@ -249,6 +273,7 @@ pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
 mod tests {
     use tonic_types::StatusExt as _;
 
+    use super::super::call::Origin;
     use super::*;
 
     type Answered = Result<Response<WireBody>, Status>;
@@ -256,7 +281,7 @@ mod tests {
     fn call(path: &str, timeout: Option<&str>) -> Call {
         let timeout =
             timeout.map(|text| (HeaderName::from_static("grpc-timeout"), HeaderValue::try_from(text).unwrap()));
-        Call::begin(path, &timeout.into_iter().collect()).unwrap()
+        Call::begin(path, &timeout.into_iter().collect(), Origin::unknown(), tracing::Span::none()).unwrap()
     }
 
     async fn answer<F>(guard: &Guard, call: Call, handler: fn(Call) -> F) -> Response<WireBody>

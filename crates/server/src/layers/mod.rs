@@ -3,5 +3,5 @@
 mod call;
 mod guard;
 
-pub(crate) use call::{Call, timeout};
+pub(crate) use call::{Call, Origin, timeout};
 pub(crate) use guard::{ADMISSION_TIME, Guard, catch, is_counted, panic_text};

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use super::ending::TokenEnd;
 use crate::convert::millis;
 use crate::layers::Call;
 use crate::status::to_status;
@@ -30,6 +31,7 @@ struct Attached {
     beat: AttachResponse,
     period: Duration,
     call: Call,
+    token: Option<TokenEnd>,
     stopping: CancellationToken,
 }
 
@@ -37,6 +39,7 @@ enum Event {
     Beat,
     Ended,
     Stopping,
+    Unauthorized(Error),
     TimedOut,
 }
 
@@ -48,16 +51,18 @@ pub(super) fn attached(
     stopping: CancellationToken,
 ) -> BoxStream<'static, Result<AttachResponse, Status>> {
     let beat = AttachResponse { pid: attachment.pid(), grace_ms: millis(grace) };
-    let attached = Attached { attachment, beat, period: beat_period(grace), call, stopping };
+    let attached =
+        Attached { attachment, beat, period: beat_period(grace), token: TokenEnd::of(call.identity()), call, stopping };
     let first = once(ready(Ok(beat)));
     let rest = unfold(Some(attached), |attached| async move {
-        let attached = attached?;
+        let mut attached = attached?;
         match attached.next().await {
             Event::Beat => Some((Ok(attached.beat), Some(attached))),
             Event::Ended => None,
             // Not a failure to be logged, although it travels as one: the client has to know that this is not
             // the answer to an exit.
             Event::Stopping => Some((Err(to_status(&server_is_stopping())), None)),
+            Event::Unauthorized(why) => Some((Err(to_status(&why)), None)),
             Event::TimedOut => Some((Err(attached.call.fail(&Call::timed_out())), None)),
         }
     });
@@ -70,20 +75,27 @@ fn beat_period(grace: Duration) -> Duration {
 }
 
 impl Attached {
-    async fn next(&self) -> Event {
+    async fn next(&mut self) -> Event {
+        let token = async {
+            match &mut self.token {
+                Some(token) => token.await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             () = self.attachment.ended() => Event::Ended,
             () = self.stopping.cancelled() => Event::Stopping,
-            () = self.deadline() => Event::TimedOut,
+            why = token => Event::Unauthorized(why),
+            () = deadline(&self.call) => Event::TimedOut,
             () = sleep(self.period) => Event::Beat,
         }
     }
+}
 
-    async fn deadline(&self) {
-        // Without a deadline a far one: the heartbeat comes first in any case.
-        sleep_until(self.call.deadline().unwrap_or_else(|| Instant::now() + BEAT_MAX * 2)).await;
-    }
+async fn deadline(call: &Call) {
+    // Without a deadline a far one: the heartbeat comes first in any case.
+    sleep_until(call.deadline().unwrap_or_else(|| Instant::now() + BEAT_MAX * 2)).await;
 }
 
 fn server_is_stopping() -> Error {

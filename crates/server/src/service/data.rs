@@ -8,7 +8,7 @@
 use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use http::HeaderMap;
 use http_body::Body;
 use mmap_core::error::{Errno, Error, Result};
@@ -19,9 +19,12 @@ use tokio::time::timeout;
 use tonic::Status;
 
 use super::front::Front;
+use crate::auth::Identity;
 use crate::convert;
 use crate::identity::{PidHeader, caller};
 use crate::layers::{ADMISSION_TIME, Call, timeout as grpc_timeout};
+use crate::metrics::Rpc;
+use crate::traces::About;
 use crate::wire::{Account, Charge, Incoming, Malformed, Payload, Segments, WireBody, Write, put_message, put_read};
 
 /// Which of the two.
@@ -38,6 +41,14 @@ impl Method {
             "MmapRead" => Some(Self::Read),
             "MmapWrite" => Some(Self::Write),
             _ => None,
+        }
+    }
+
+    /// As it is counted.
+    pub(crate) fn rpc(self) -> Rpc {
+        match self {
+            Self::Read => Rpc::READ,
+            Self::Write => Rpc::WRITE,
         }
     }
 
@@ -70,6 +81,7 @@ impl Message {
 pub(crate) struct Data<B> {
     method: Method,
     headers: HeaderMap,
+    identity: Identity,
     incoming: Incoming<B>,
     /// Once it is there.
     message: Option<Message>,
@@ -96,14 +108,29 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    /// The call with these headers and this body, of a connection with this account.
-    pub(crate) fn new(method: Method, headers: HeaderMap, incoming: Incoming<B>, account: Account) -> Self {
-        Self { method, headers, incoming, message: None, is_admitted: false, account }
+    /// The call of `identity` with these headers and this body, of a connection with this account.
+    pub(crate) fn new(
+        method: Method,
+        headers: HeaderMap,
+        identity: Identity,
+        incoming: Incoming<B>,
+        account: Account,
+    ) -> Self {
+        Self { method, headers, identity, incoming, message: None, is_admitted: false, account }
     }
 
     /// Its headers.
     pub(crate) fn headers(&self) -> &HeaderMap {
         &self.headers
+    }
+
+    /// What it is about, once its message is there.
+    pub(crate) fn about(&self) -> About<'_> {
+        match &self.message {
+            Some(Message::Read(read)) => About::part(read.mmap_id, read.offset, read.length),
+            Some(Message::Write(write)) => About::part(write.mmap_id, write.offset, write.data.remaining() as u64),
+            None => About::default(),
+        }
     }
 
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<std::result::Result<(), Malformed>> {
@@ -142,18 +169,20 @@ impl Front {
     fn try_data<B>(&self, data: &mut Data<B>) -> Option<Progress> {
         // Nothing is waited for, so that a deadline has to be readable and no more.
         grpc_timeout(&data.headers).ok()?;
-        let caller = caller(&data.headers, PidHeader::Needed, None).ok()?;
+        let caller = caller(&data.identity, &data.headers, PidHeader::Needed, None).ok()?;
         self.admit(data, &caller).ok()?;
         match data.message.as_ref()? {
             Message::Read(request) => {
                 let read = convert::mmap_read(*request, self.max_message).ok()?;
                 let charge = data.account.try_charge(read.length)?;
                 let bytes = self.manager.try_read(&caller, read.id, read.offset, read.length).ok()??;
+                self.calls.read(read.length);
                 Some(Progress::Answered(read_answer(&bytes, charge)))
             }
             Message::Write(Write { mmap_id, offset, data }) => {
                 convert::check_write(*offset, data.len(), self.max_message).ok()?;
                 let written = self.manager.try_write(&caller, MmapId(*mmap_id), *offset, data.slices()).ok()??;
+                self.calls.written(written.bytes());
                 Some(match written.is_pending() {
                     true => Progress::Written(written),
                     false => Progress::Answered(write_answer(written.bytes())),
@@ -173,11 +202,12 @@ impl Front {
             return Err(malformed.into_status(self.max_message, |error| call.fail(error)));
         }
         call.set_received();
+        data.about().tell(call.span());
         self.wait_data(data, call).await.map_err(|error| call.fail(&error))
     }
 
     async fn wait_data<B>(&self, mut data: Data<B>, call: &Call) -> Result<WireBody> {
-        let caller = caller(&data.headers, PidHeader::Needed, call.deadline())?;
+        let caller = caller(&data.identity, &data.headers, PidHeader::Needed, call.deadline())?;
         self.admit(&mut data, &caller)?;
         let _running = self.meters.of(&caller.subject).map(|meter| meter.begin()).transpose()?;
         match data.message {
@@ -185,11 +215,13 @@ impl Front {
                 let read = convert::mmap_read(request, self.max_message)?;
                 let charge = charge(&data.account, read.length).await?;
                 let bytes = self.manager.read(caller, read.id, read.offset, read.length).await?;
+                self.calls.read(read.length);
                 Ok(read_answer(&bytes, charge))
             }
             Some(Message::Write(Write { mmap_id, offset, data })) => {
                 convert::check_write(offset, data.len(), self.max_message)?;
                 let written = self.manager.begin_write(&caller, MmapId(mmap_id), offset, data.slices()).await?;
+                self.calls.written(written.bytes());
                 Ok(write_answer(written.wait().await?))
             }
             None => Err(Error::new(Errno::Fault, "a call was answered before its message was there")),

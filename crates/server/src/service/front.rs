@@ -8,9 +8,11 @@ use mmap_core::manager::{Caller, MmapManager};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use super::told::Told;
 use crate::identity::{PidHeader, caller};
 use crate::layers::Call;
 use crate::meter::{Meters, Running};
+use crate::metrics::Calls;
 
 /// The core, as a call holds it.
 pub(crate) type Core = Arc<MmapManager>;
@@ -22,6 +24,8 @@ pub(crate) struct Front {
     pub(crate) manager: Core,
     /// What each subject asks for.
     pub(crate) meters: Meters,
+    /// What calls are counted in.
+    pub(crate) calls: Arc<Calls>,
     /// Largest data of one read or write, in bytes.
     pub(crate) max_message: u64,
     /// How long a process lives after its stream broke.
@@ -49,13 +53,15 @@ impl Front {
         run: F,
     ) -> std::result::Result<Response<A>, Status>
     where
+        Q: Told,
         F: FnOnce(Core, Caller, Q) -> R,
         R: Future<Output = Result<A>>,
     {
         let call = Call::of(&request);
         call.set_received();
         let (metadata, _, message) = request.into_parts();
-        let answered = match caller(metadata.as_ref(), pid_header, call.deadline()) {
+        message.about().tell(call.span());
+        let answered = match caller(call.identity(), metadata.as_ref(), pid_header, call.deadline()) {
             Ok(caller) => match self.begin(&caller) {
                 Ok(_running) => run(self.manager.clone(), caller, message).await,
                 Err(error) => Err(error),

@@ -2,12 +2,13 @@
 //!
 //! Deadlines, panics and the node's name are the guard's affair, around all of this.
 
+mod told;
 mod front;
 
+mod ending;
 mod attach;
 mod conflicts;
 mod data;
-mod ending;
 mod file;
 
 mod pace;

@@ -24,7 +24,6 @@ use tokio::task::coop::poll_proceed;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
-use super::ending::server_is_stopping;
 use super::work::Work;
 use crate::layers::Call;
 use crate::status::to_status;
@@ -217,9 +216,11 @@ where
         if !this.is_over && this.work.ending.is_late(cx) {
             this.fail(this.work.call.fail(&Call::timed_out()));
         }
-        if !this.is_over && this.work.ending.is_stopping(cx) {
+        if !this.is_over
+            && let Some(why) = this.work.ending.is_ending(cx)
+        {
             // Not a failure to be logged, although it travels as one.
-            this.fail(to_status(&server_is_stopping()));
+            this.fail(to_status(&why));
         }
         let mut batch = Segments::default();
         while !this.is_over && batch.remaining() < BATCH_BYTES {
@@ -229,6 +230,7 @@ where
             turn.made_progress();
             match next {
                 Some(Ok((offset, bytes, charge))) => {
+                    this.work.calls.read(bytes.len() as u64);
                     put_chunk(&mut batch, offset, &bytes);
                     batch.hold(charge);
                 }

@@ -1,16 +1,19 @@
 //! [`Work`]: what a stream works with, and how it has done what it has to wait for.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use futures::FutureExt as _;
 use mmap_core::error::Result;
 use mmap_core::manager::{Caller, MmapManager};
 use tonic::Status;
+use tracing::{Instrument as _, Span};
 
 use super::ending::Ending;
 use super::front::Core;
 use super::pace::Pace;
 use crate::layers::{Call, panic_text};
+use crate::metrics::Calls;
 use crate::wire::Account;
 
 /// What a stream works with.
@@ -19,6 +22,8 @@ pub(super) struct Work {
     pub(super) core: Core,
     pub(super) caller: Caller,
     pub(super) call: Call,
+    /// What it is counted in.
+    pub(super) calls: Arc<Calls>,
     /// Largest data of one read or write, in bytes.
     pub(super) max_message: u64,
     /// Its connection's answers that are not sent yet.
@@ -49,9 +54,22 @@ impl Work {
         T: 'static,
         W: Future<Output = Result<T>> + Send + 'static,
     {
+        self.later_in(self.call.span().clone(), work)
+    }
+
+    /// As [`Work::later`], told on a span of its own.
+    pub(super) fn later_in<T, W>(
+        &self,
+        span: Span,
+        work: impl FnOnce(Core, Caller) -> W,
+    ) -> impl Future<Output = std::result::Result<T, Status>> + Send + 'static
+    where
+        T: 'static,
+        W: Future<Output = Result<T>> + Send + 'static,
+    {
         let call = self.call.clone();
         let work = AssertUnwindSafe(work(self.core.clone(), self.caller.clone())).catch_unwind();
-        work.map(move |ended| told(ended, &call))
+        work.map(move |ended| told(ended, &call)).instrument(span)
     }
 }
 

@@ -20,7 +20,6 @@ use tokio::task::coop::poll_proceed;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
-use super::ending::server_is_stopping;
 use super::work::Work;
 use crate::convert;
 use crate::layers::Call;
@@ -138,6 +137,7 @@ where
 
     fn add(&mut self, written: Written) {
         self.written += written.bytes();
+        self.work.calls.written(written.bytes());
         self.pending = Some(match self.pending.take() {
             Some(earlier) => earlier.and(written),
             None => written,
@@ -200,9 +200,11 @@ where
             (this.requests, this.running, this.pending, this.journal) = (None, None, None, None);
             return Poll::Ready(Some(Err(this.work.call.fail(&Call::timed_out().with("written", known)))));
         }
-        if this.work.ending.is_stopping(cx) && this.requests.is_some() {
+        if this.requests.is_some()
+            && let Some(why) = this.work.ending.is_ending(cx)
+        {
             // Not a failure to be logged, although it travels as one.
-            this.fail(to_status(&server_is_stopping().with("written", this.written)));
+            this.fail(to_status(&why.with("written", this.written)));
         }
         ready!(this.poll_writes(cx));
         ready!(this.poll_journal(cx));

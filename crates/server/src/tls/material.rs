@@ -109,10 +109,15 @@ pub(super) fn certificates(file: &Path, text: &[u8]) -> Result<Vec<CertificateDe
 }
 
 pub(super) fn private_key(file: &Path, text: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
-    PrivateKeyDer::from_pem_slice(text).map_err(|error| match error {
-        pem::Error::NoItemsFound => unusable(file, "it holds no private key in PEM form without a passphrase"),
+    PrivateKeyDer::from_pem_slice(text).map_err(|error| {
+        let is_missing = matches!(error, pem::Error::NoItemsFound);
         // The reason is told without what stands in the file.
-        _ => unusable(file, "its PEM form is damaged"),
+        let why = if is_missing {
+            "it holds no private key in PEM form without a passphrase"
+        } else {
+            "its PEM form is damaged"
+        };
+        unusable(file, why)
     })
 }
 

@@ -39,6 +39,16 @@ impl Budget {
     pub(crate) fn new(max: u64) -> Arc<Self> {
         Arc::new(Self { unsent: AtomicU64::new(0), max })
     }
+
+    /// Bytes that are not sent.
+    pub(crate) fn unsent(&self) -> u64 {
+        self.unsent.load(Ordering::Relaxed)
+    }
+
+    /// The most.
+    pub(crate) fn max(&self) -> u64 {
+        self.max
+    }
 }
 
 /// One connection's unsent answers. Cheap to clone.

@@ -15,6 +15,8 @@ mod request;
 
 mod op;
 
+mod trail;
+
 mod unjournaled;
 
 mod operator;
@@ -31,7 +33,6 @@ use tonic::Status;
 
 use self::operator::Operator;
 use self::request::Request;
-use super::ending::server_is_stopping;
 use super::work::Work;
 use crate::layers::Call;
 use crate::status::to_status;
@@ -109,9 +110,11 @@ where
             this.operator.give_up();
             return Poll::Ready(this.end.take().map(Err));
         }
-        if ending.is_stopping(cx) && this.requests.is_some() {
+        if this.requests.is_some()
+            && let Some(why) = ending.is_ending(cx)
+        {
             // Not a failure to be logged, although it travels as one.
-            this.read_no_more(|_| to_status(&server_is_stopping()));
+            this.read_no_more(|_| to_status(&why));
         }
         this.operator.collect(cx);
         this.read_requests(cx);

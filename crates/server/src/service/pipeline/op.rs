@@ -15,7 +15,9 @@ use mmap_proto::v1::mmap_pipeline_response::Result as Answer;
 use super::order::{Footprint, Use};
 use super::request::Asked;
 use crate::convert;
+use crate::metrics::Operation;
 use crate::service::front::Core;
+use crate::traces::About;
 use crate::wire::Write;
 
 /// An operation that is not malformed.
@@ -65,6 +67,18 @@ impl Op {
         }
     }
 
+    /// As it is counted.
+    pub(super) fn operation(&self) -> Operation {
+        match self {
+            Self::Map(_) => Operation::Map,
+            Self::Read(_) => Operation::Read,
+            Self::Write(_) => Operation::Write,
+            Self::Sync(..) => Operation::Sync,
+            Self::Unmap(..) => Operation::Unmap,
+            Self::Stats(_) => Operation::Stats,
+        }
+    }
+
     /// What it touches. A mapping that is yet to be made is nothing that others could name before it has ended.
     pub(super) fn footprint(&self) -> Option<Footprint> {
         match self {
@@ -97,6 +111,29 @@ impl Op {
             Self::Read(read) => read.length,
             Self::Write(write) => write.data.remaining() as u64,
             Self::Map(_) | Self::Sync(..) | Self::Unmap(..) | Self::Stats(_) => 0,
+        }
+    }
+
+    /// What it is called, as the contract's method.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Map(_) => "Mmap",
+            Self::Read(_) => "MmapRead",
+            Self::Write(_) => "MmapWrite",
+            Self::Sync(..) => "Msync",
+            Self::Unmap(..) => "Munmap",
+            Self::Stats(_) => "MmapStats",
+        }
+    }
+
+    /// What it is about.
+    pub(super) fn about(&self) -> About<'_> {
+        match self {
+            Self::Map(request) => About::path(&request.path),
+            Self::Read(read) => About::part(read.id.0, read.offset, read.length),
+            Self::Write(write) => About::part(write.mmap_id, write.offset, write.data.remaining() as u64),
+            Self::Sync(id, request) => About { offset: request.offset, bytes: request.length, ..About::mapping(id.0) },
+            Self::Unmap(id, _) | Self::Stats(id) => About::mapping(id.0),
         }
     }
 

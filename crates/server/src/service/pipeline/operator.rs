@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Buf as _;
 use futures::FutureExt as _;
@@ -20,7 +21,9 @@ use tonic_types::pb;
 use super::op::{Done, Op};
 use super::order::{Order, Place};
 use super::request::Request;
+use super::trail::{Trail, ended};
 use super::unjournaled::Unjournaled;
+use crate::metrics::{Operation, Tally};
 use crate::service::work::Work;
 use crate::wire::{Charge, Segments, put_message, put_tagged_read};
 
@@ -38,12 +41,15 @@ pub(super) struct Operator {
     /// May begin now: those that they waited for have ended.
     freed: VecDeque<(Place, Task)>,
     running: JoinSet<Finished>,
+    trail: Trail,
     unjournaled: Unjournaled,
     /// Waits until the client has taken enough answers.
     parked: Option<Parked>,
     in_flight: usize,
     in_flight_bytes: u64,
     batch: Segments,
+    /// What was answered since the last batch.
+    tally: Tally,
 }
 
 /// An operation and whose answer it will be.
@@ -66,6 +72,7 @@ struct Parked {
 #[derive(Debug)]
 struct Finished {
     tag: u64,
+    operation: Operation,
     place: Option<Place>,
     cost: u64,
     charge: Option<Charge>,
@@ -76,6 +83,7 @@ impl Operator {
     /// Does what is asked for with `work`.
     pub(super) fn new(work: Work) -> Self {
         Self {
+            trail: Trail::of(work.call.span()),
             work,
             order: Order::default(),
             freed: VecDeque::new(),
@@ -85,6 +93,7 @@ impl Operator {
             in_flight: 0,
             in_flight_bytes: 0,
             batch: Segments::default(),
+            tally: Tally::default(),
         }
     }
 
@@ -113,7 +122,11 @@ impl Operator {
 
     /// The answers at hand, if there are any.
     pub(super) fn take_batch(&mut self) -> Option<Segments> {
-        self.batch.has_remaining().then(|| std::mem::take(&mut self.batch))
+        if !self.batch.has_remaining() {
+            return None;
+        }
+        self.work.calls.add(&mut self.tally);
+        Some(std::mem::take(&mut self.batch))
     }
 
     /// Ends whatever is under way, without an answer.
@@ -127,12 +140,17 @@ impl Operator {
     /// Does the operation of a request, or lines it up.
     pub(super) fn take(&mut self, request: Request) {
         let tag = request.tag;
+        self.trail.asked();
         let op = match Op::of(request.op, self.work.max_message) {
             Ok(op) => op,
-            Err(error) => return self.fail(tag, &self.work.call.fail(&error)),
+            Err(error) => {
+                let status = self.work.call.fail(&error);
+                return self.fail(tag, Operation::Malformed, &status);
+            }
         };
         if let Err(error) = self.work.pace.admit(op.cost()) {
-            return self.fail(tag, &self.work.call.fail(&error));
+            let status = self.work.call.fail(&error);
+            return self.fail(tag, op.operation(), &status);
         }
         self.in_flight += 1;
         self.in_flight_bytes += op.cost();
@@ -185,7 +203,7 @@ impl Operator {
                 self.in_flight -= 1;
                 match &failed {
                     None => self.answer_write(tag, written),
-                    Some(status) => self.fail(tag, status),
+                    Some(status) => self.fail(tag, Operation::Write, status),
                 }
             }
         }
@@ -207,28 +225,31 @@ impl Operator {
             Err(status) => Err(status),
         };
         let Task { tag, op, charge } = task;
-        self.finish(Finished { tag, place, cost: op.cost(), charge, done });
+        self.finish(Finished { tag, operation: op.operation(), place, cost: op.cost(), charge, done });
         None
     }
 
     fn spawn(&mut self, Task { tag, op, charge }: Task, place: Option<Place>) {
-        let cost = op.cost();
+        let (cost, operation, since, calls) = (op.cost(), op.operation(), Instant::now(), self.work.calls.clone());
         let running = match self.work.pace.begin() {
             Ok(running) => running,
             Err(error) => {
                 let done = Err(self.work.call.fail(&error));
-                return self.finish(Finished { tag, place, cost, charge, done });
+                return self.finish(Finished { tag, operation, place, cost, charge, done });
             }
         };
-        let operation = self.work.later(|core, caller| op.run(core, caller));
-        self.running.spawn(operation.map(move |done| {
+        let span = self.trail.waits(&op);
+        let waiting = self.work.later_in(span.clone(), |core, caller| op.run(core, caller));
+        self.running.spawn(waiting.map(move |done| {
             drop(running);
-            Finished { tag, place, cost, charge, done }
+            calls.operation_waited(operation, since.elapsed());
+            ended(&span, &done);
+            Finished { tag, operation, place, cost, charge, done }
         }));
     }
 
     /// Answers an operation that is through, and frees those that waited for it.
-    fn finish(&mut self, Finished { tag, place, cost, charge, done }: Finished) {
+    fn finish(&mut self, Finished { tag, operation, place, cost, charge, done }: Finished) {
         self.in_flight_bytes -= cost;
         if let Some(place) = place {
             self.freed.extend(self.order.ended(place));
@@ -237,23 +258,29 @@ impl Operator {
             Ok(Done::Wrote(written)) if written.is_pending() => return self.unjournaled.push(tag, written),
             Ok(Done::Wrote(written)) => self.answer_write(tag, written.bytes()),
             Ok(Done::Read(bytes)) => {
+                self.tally.read(bytes.len() as u64);
                 put_tagged_read(&mut self.batch, tag, &bytes);
                 if let Some(charge) = charge {
                     self.batch.hold(charge);
                 }
             }
-            Ok(Done::Other(answer)) => self.answer(tag, answer),
-            Err(status) => self.fail(tag, &status),
+            Ok(Done::Other(answer)) => {
+                self.tally.done(operation);
+                self.answer(tag, answer);
+            }
+            Err(status) => self.fail(tag, operation, &status),
         }
         self.in_flight -= 1;
     }
 
     fn answer_write(&mut self, tag: u64, written: u64) {
+        self.tally.wrote(written);
         self.answer(tag, Answer::MmapWrite(v1::MmapWriteResponse { written }));
     }
 
     /// A failure as an answer: the details of a unary call's status are all of it, encoded.
-    fn fail(&mut self, tag: u64, status: &Status) {
+    fn fail(&mut self, tag: u64, operation: Operation, status: &Status) {
+        self.work.calls.operation_failed(operation, status.code());
         let message = pb::Status::decode(status.details()).unwrap_or_else(|_| pb::Status {
             code: status.code().into(),
             message: status.message().to_owned(),
