@@ -24,6 +24,8 @@ pub struct Budget {
 pub struct Reservation {
     own: Option<OwnedSemaphorePermit>,
     outer: Option<OwnedSemaphorePermit>,
+    /// What was taken for the same memory of another budget, that of whoever it is for.
+    beside: Option<OwnedSemaphorePermit>,
 }
 
 impl Budget {
@@ -54,7 +56,7 @@ impl Budget {
             Some(outer) => Some(Arc::clone(outer).try_acquire_many_owned(pages).ok()?),
             None => None,
         };
-        Some(Reservation { own: Some(own), outer })
+        Some(Reservation { own: Some(own), outer, beside: None })
     }
 
     /// Takes memory for `bytes`, waiting in line until there is enough. Cancel safe: nothing is taken.
@@ -69,7 +71,7 @@ impl Budget {
             Some(outer) => Arc::clone(outer).acquire_many_owned(pages).await.ok(),
             None => None,
         };
-        Reservation { own, outer }
+        Reservation { own, outer, beside: None }
     }
 
     /// Bytes taken now.
@@ -90,6 +92,12 @@ impl Budget {
 }
 
 impl Reservation {
+    /// The same memory, for which `other` was taken too; both are given back together.
+    #[must_use]
+    pub fn beside(self, other: Option<Self>) -> Self {
+        Self { beside: other.and_then(|other| other.own), ..self }
+    }
+
     /// Splits memory for `bytes` off, if it has that much.
     pub fn split(&mut self, bytes: u64) -> Option<Self> {
         if bytes == 0 {
@@ -99,13 +107,15 @@ impl Reservation {
         let own = self.own.as_mut()?.split(pages)?;
         // Both hold the same number, so the second can be split if the first could.
         let outer = self.outer.as_mut().and_then(|outer| outer.split(pages));
-        Some(Self { own: Some(own), outer })
+        let beside = self.beside.as_mut().and_then(|beside| beside.split(pages));
+        Some(Self { own: Some(own), outer, beside })
     }
 
     /// Adds another reservation of the same budget.
     pub fn merge(&mut self, other: Self) {
         join(&mut self.own, other.own);
         join(&mut self.outer, other.outer);
+        join(&mut self.beside, other.beside);
     }
 
     /// Bytes it holds.
@@ -153,6 +163,18 @@ mod tests {
         held.merge(greedy.try_take(PAGE_SIZE).unwrap());
         drop((held, other));
         assert_eq!((whole.used(), greedy.used(), modest.used()), (0, 0, 0));
+    }
+
+    #[test]
+    fn what_was_taken_beside_is_split_and_given_back_with_the_memory() {
+        let (whole, own) = (Budget::new(10 * PAGE_SIZE), Budget::new(5 * PAGE_SIZE));
+        let taken = own.try_take(4 * PAGE_SIZE);
+        let mut memory = whole.try_take(4 * PAGE_SIZE).unwrap().beside(taken);
+        let part = memory.split(3 * PAGE_SIZE).unwrap();
+        drop(memory);
+        assert_eq!((whole.used(), own.used()), (3 * PAGE_SIZE, 3 * PAGE_SIZE));
+        drop(part);
+        assert_eq!((whole.used(), own.used()), (0, 0));
     }
 
     #[tokio::test(start_paused = true)]

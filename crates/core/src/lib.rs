@@ -19,6 +19,7 @@ pub mod caller;
 pub mod meter;
 pub mod vfs;
 pub mod budget;
+pub mod subject;
 pub mod journal;
 pub mod backlog;
 pub mod slices;

@@ -38,10 +38,23 @@ pub struct Limits {
     pub store_timeout: Duration,
     /// Bytes that are read ahead of one reader at most, as far as [`Limits::window_bytes`] allows; 0: none.
     pub read_ahead: u64,
+    /// Of one subject.
+    pub subject: SubjectLimits,
     /// Entries of a list's page where the caller asks for none in particular.
     pub list_page_default: usize,
     /// Entries of a list's page at most.
     pub list_page_max: usize,
+}
+
+/// What one subject may have at most, of all its processes together. `None`: no more bounds than those of all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SubjectLimits {
+    /// Mappings.
+    pub mappings: Option<usize>,
+    /// Bytes of its private mappings' own pages in memory.
+    pub private: Option<u64>,
+    /// Bytes of blocks that it was the first to write since they were last stored.
+    pub dirty: Option<u64>,
 }
 
 impl Default for Limits {
@@ -58,6 +71,7 @@ impl Default for Limits {
             process_idle_timeout: Duration::from_mins(10),
             store_timeout: Duration::from_secs(25),
             read_ahead: 32 * MIB,
+            subject: SubjectLimits::default(),
             list_page_default: 100,
             list_page_max: 1000,
         }
@@ -147,6 +161,15 @@ impl Limits {
                 ),
             );
         }
+        for (field, bytes) in [("subject-private", self.subject.private), ("subject-dirty", self.subject.dirty)] {
+            if let Some(bytes) = bytes.filter(|bytes| *bytes < needed) {
+                let message = self.max_message;
+                let sentence = format!(
+                    "{field} of {bytes} bytes is too small for messages of {message} bytes: give it at least {needed}"
+                );
+                return refuse(field, sentence);
+            }
+        }
         if self.max_mappings == 0 || self.max_processes == 0 || self.list_page_max == 0 {
             return refuse("limits", "a limit of 0 mappings, processes or list entries serves nobody".to_owned());
         }
@@ -173,5 +196,9 @@ mod tests {
         assert!(Limits::with_memory(64 * MIB).check().is_ok());
         assert!(Limits::with_memory(MIB).check().is_err());
         assert!(Limits { max_message: 512 * MIB, ..Limits::default() }.check().is_err());
+        for (dirty, fits) in [(4 * MIB, false), (5 * MIB, true)] {
+            let subject = SubjectLimits { dirty: Some(dirty), ..SubjectLimits::default() };
+            assert_eq!(Limits { subject, ..Limits::default() }.check().is_ok(), fits, "{dirty}");
+        }
     }
 }

@@ -82,7 +82,14 @@ impl MmapEntry {
 
     /// How it touches its file.
     pub fn access(&self, deadline: Option<Instant>) -> Access<'_> {
-        Access { id: self.id, overlay: self.overlay.as_deref(), faults: &self.faults, ahead: &self.ahead, deadline }
+        Access {
+            id: self.id,
+            overlay: self.overlay.as_deref(),
+            account: self.process.account.as_deref(),
+            faults: &self.faults,
+            ahead: &self.ahead,
+            deadline,
+        }
     }
 
     /// What is read ahead of its readers.

@@ -19,7 +19,8 @@ use crate::caller::{MmapId, ProcessKey, Subject};
 use crate::error::{Errno, Error, Result};
 use crate::journal::record::{Record, Who};
 use crate::journal::{Journal, Lsn};
-use crate::limits::Limits;
+use crate::limits::{Limits, SubjectLimits};
+use crate::subject::{Account, Accounts};
 
 /// Bytes of the longest name that a process may give itself.
 const NAME_BYTES_MAX: usize = 255;
@@ -35,6 +36,8 @@ pub struct Process {
     /// the call.
     called: AtomicBool,
     journal: Option<Journal>,
+    /// Its subject's, if subjects have limits.
+    pub account: Option<Arc<Account>>,
     /// Cancelled when the process is gone.
     pub gone: CancellationToken,
 }
@@ -82,7 +85,7 @@ pub struct Vitals {
 }
 
 impl Process {
-    fn new(key: ProcessKey, journal: Option<Journal>) -> Arc<Self> {
+    fn new(key: ProcessKey, journal: Option<Journal>, account: Option<Arc<Account>>) -> Arc<Self> {
         let life = Life {
             name: String::new(),
             phase: Phase::Live,
@@ -92,7 +95,7 @@ impl Process {
             mappings: BTreeSet::new(),
         };
         let (running, called, gone) = (AtomicUsize::new(0), AtomicBool::new(false), CancellationToken::new());
-        Arc::new(Self { key, life: Mutex::new(life), running, called, journal, gone })
+        Arc::new(Self { key, life: Mutex::new(life), running, called, journal, account, gone })
     }
 
     /// Says in the journal that it lives, if it does.
@@ -138,8 +141,24 @@ impl Process {
     /// Adds a mapping.
     ///
     /// # Errors
-    /// EBUSY if the process is ending, ENOMEM at its limit.
+    /// EBUSY if the process is ending, ENOMEM at its limit or its subject's.
     pub fn add_mapping(&self, id: MmapId, limits: &Limits) -> Result<()> {
+        self.count_mapping(id, limits, Account::add_mapping)
+    }
+
+    /// Adds a mapping as it was before the server was away.
+    ///
+    /// # Errors
+    /// ENOMEM at its limit; its subject's does not count.
+    pub fn restore_mapping(&self, id: MmapId, limits: &Limits) -> Result<()> {
+        let count = |account: &Account| {
+            account.restore_mapping();
+            Ok(())
+        };
+        self.count_mapping(id, limits, count)
+    }
+
+    fn count_mapping(&self, id: MmapId, limits: &Limits, count: impl FnOnce(&Account) -> Result<()>) -> Result<()> {
         let mut life = self.life.lock();
         if life.phase != Phase::Live {
             return Err(ending(&self.key));
@@ -151,6 +170,9 @@ impl Process {
                 .with("limit", "max_mappings_per_process")
                 .with("max", max)
                 .with("pid", pid));
+        }
+        if let Some(account) = &self.account {
+            count(account)?;
         }
         life.mappings.insert(id);
         Ok(())
@@ -164,7 +186,11 @@ impl Process {
 
     /// Takes a mapping off its list.
     pub fn remove_mapping(&self, id: MmapId) {
-        self.life.lock().mappings.remove(&id);
+        if self.life.lock().mappings.remove(&id)
+            && let Some(account) = &self.account
+        {
+            account.remove_mapping();
+        }
     }
 
     /// Its mappings, in the order of their ids.
@@ -249,17 +275,23 @@ pub fn no_such_process(key: &ProcessKey) -> Error {
 pub struct ProcessTable {
     processes: DashMap<ProcessKey, Arc<Process>>,
     journal: Option<Journal>,
+    accounts: Accounts,
 }
 
 impl ProcessTable {
     /// An empty one, which says in the journal who lives.
-    pub fn new(journal: Option<Journal>) -> Self {
-        Self { processes: DashMap::new(), journal }
+    pub fn new(journal: Option<Journal>, limits: SubjectLimits) -> Self {
+        Self { processes: DashMap::new(), journal, accounts: Accounts::new(limits) }
+    }
+
+    fn make(&self, key: ProcessKey) -> Arc<Process> {
+        let account = self.accounts.of(&key.subject);
+        Process::new(key, self.journal.clone(), account)
     }
 
     /// Takes up a process as it was before the server was away. Its grace or idle time starts anew.
     pub fn restore(&self, key: ProcessKey, name: String, leased: bool) -> Arc<Process> {
-        let process = Process::new(key.clone(), self.journal.clone());
+        let process = self.make(key.clone());
         {
             let mut life = process.life.lock();
             life.name = name;
@@ -292,7 +324,7 @@ impl ProcessTable {
         // In the table first, in the journal then: a checkpoint between the two finds it in the table.
         let process = match self.processes.entry(key.clone()) {
             Entry::Occupied(entry) => return Ok(Arc::clone(entry.get())),
-            Entry::Vacant(entry) => Arc::clone(&entry.insert(Process::new(key.clone(), self.journal.clone()))),
+            Entry::Vacant(entry) => Arc::clone(&entry.insert(self.make(key.clone()))),
         };
         process.say();
         Ok(process)

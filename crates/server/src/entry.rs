@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use http::request::Parts;
 use http::{Request, Response};
+use http_body::Body as HttpBody;
 use http_body_util::{BodyExt as _, Limited};
-use hyper::body::Incoming as HyperBody;
 use mmap_core::error::Error;
 use tokio::time::timeout;
 use tonic::body::Body;
@@ -74,19 +75,25 @@ impl Entry {
     }
 }
 
-/// Where the requests of one connection come in.
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Where the requests of one connection come in, whatever their bodies come from.
 #[derive(Clone, Debug)]
 pub(crate) struct PeerEntry {
     shared: Arc<Shared>,
     peer: Peer,
 }
 
-impl hyper::service::Service<Request<HyperBody>> for PeerEntry {
+impl<B> hyper::service::Service<Request<B>> for PeerEntry
+where
+    B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: std::fmt::Display + Into<BoxError>,
+{
     type Response = Response<WireBody>;
     type Error = Infallible;
     type Future = Answer;
 
-    fn call(&self, request: Request<HyperBody>) -> Answer {
+    fn call(&self, request: Request<B>) -> Answer {
         let since = Instant::now();
         let (mut head, body) = request.into_parts();
         let origin = match self.origin(&mut head) {
@@ -124,7 +131,10 @@ impl PeerEntry {
     }
 
     /// The answer to who is not let in.
-    fn turn_away(&self, head: &Parts, body: HyperBody, error: &Error, since: Instant) -> Answer {
+    fn turn_away<B>(&self, head: &Parts, body: B, error: &Error, since: Instant) -> Answer
+    where
+        B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
+    {
         let (shared, path) = (&self.shared, head.uri.path());
         let span = shared.traces.call(path, &head.headers, true);
         let refused = shared.refused((Rpc::of(path), since), &span, to_status(error));
@@ -134,7 +144,11 @@ impl PeerEntry {
         }
     }
 
-    fn data(&self, method: Method, (head, body): (Parts, HyperBody), origin: Origin, since: Instant) -> Answer {
+    fn data<B>(&self, method: Method, (head, body): (Parts, B), origin: Origin, since: Instant) -> Answer
+    where
+        B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: std::fmt::Display,
+    {
         let Self { shared, peer } = self;
         let incoming = Incoming::new(body, shared.encoded_max);
         let mut data = Data::new(method, head.headers, origin.identity.clone(), incoming, peer.account.clone());
@@ -186,7 +200,11 @@ impl PeerEntry {
 }
 
 impl PeerEntry {
-    fn stream(&self, method: Streaming, (head, body): (&Parts, HyperBody), origin: Origin, since: Instant) -> Answer {
+    fn stream<B>(&self, method: Streaming, (head, body): (&Parts, B), origin: Origin, since: Instant) -> Answer
+    where
+        B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: std::fmt::Display,
+    {
         let Self { shared, peer } = self;
         let requests = Incoming::new(body, shared.encoded_max);
         let (account, node) = (peer.account.clone(), shared.guard.node().clone());
@@ -209,7 +227,11 @@ impl Shared {
     }
 
     /// Answers through tonic.
-    async fn route(&self, peer: &Peer, mut request: Request<HyperBody>, origin: Origin) -> Response<WireBody> {
+    async fn route<B>(&self, peer: &Peer, mut request: Request<B>, origin: Origin) -> Response<WireBody>
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
         let path = request.uri().path();
         // Messages without end where one is asked for would be read for as long as they come.
         let is_limited = is_counted(path);
@@ -241,7 +263,10 @@ impl Shared {
 /// Answers a request that is refused unread once its message is there, if that is small and comes soon. A message that
 /// comes after the answer counts as the server's own breaking of a stream, and of these a connection, which callers may
 /// share, has a bounded number in its life.
-async fn after_message(mut body: HyperBody, response: Response<WireBody>) -> Response<WireBody> {
+async fn after_message<B>(mut body: B, response: Response<WireBody>) -> Response<WireBody>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+{
     let message = async {
         let mut left = UNREAD_MAX;
         while let Some(Ok(frame)) = body.frame().await {

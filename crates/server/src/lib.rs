@@ -16,6 +16,7 @@ pub mod status;
 mod traces;
 
 mod convert;
+mod meter;
 
 #[allow(dead_code, unused_imports, reason = "the streaming methods use the rest of it")]
 mod wire;
@@ -36,6 +37,8 @@ mod transport;
 
 pub mod opening;
 pub mod server;
+#[cfg(feature = "test-support")]
+pub mod harness;
 pub mod signals;
 
 mod banner;

@@ -31,6 +31,7 @@ use crate::entry::Entry;
 use crate::health::{Health, MountHealth};
 use crate::layers::Guard;
 use crate::listener::{Listener, incoming};
+use crate::meter::Meters;
 use crate::metrics::{Calls, Endpoint, Limit, Registry};
 use crate::opening::{ServerError, open_core};
 use crate::service::{Files, Front, Mmaps, Processes};
@@ -299,7 +300,8 @@ async fn open_door(auth: &Auth) -> Result<Door, ServerError> {
     }
 }
 
-fn entry(
+/// Where requests come in, as configured.
+pub(crate) fn entry(
     config: &Config,
     (manager, calls): (&Arc<MmapManager>, &Arc<Calls>),
     door: &Door,
@@ -311,6 +313,7 @@ fn entry(
     let node = HeaderValue::from_str(&config.node).map_err(|error| internal(&error.to_string()))?;
     let front = Front {
         manager: manager.clone(),
+        meters: Meters::new(&config.subject),
         calls: calls.clone(),
         max_message: config.limits.max_message,
         grace: config.limits.process_grace,

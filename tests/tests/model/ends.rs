@@ -3,9 +3,9 @@
 use mmap_core::error::Errno;
 use mmap_core::manager::MmapId;
 
-use crate::Run;
 use crate::ops::FILES;
 use crate::reference::{PAGE, RefMapping};
+use crate::run::Run;
 use crate::world::{Trouble, errno};
 
 impl Run {

@@ -4,5 +4,6 @@
 mod scene;
 mod attackers;
 mod subjects;
+mod limits;
 mod renewal;
 mod operators;

@@ -22,6 +22,7 @@ use crate::journal::Lsn;
 use crate::overlay::{CowMemory, OwnPage};
 use crate::readahead::Met;
 use crate::spill::{InHand, Slot};
+use crate::subject::Account;
 use crate::units::{BlockIndex, ByteRange, PageMask};
 
 /// Who touches a file's bytes: the mapping, its own pages if it is private, its counters.
@@ -31,6 +32,8 @@ pub struct Access<'a> {
     pub id: MmapId,
     /// A private mapping's own pages.
     pub overlay: Option<&'a CowMemory>,
+    /// Its subject's account, if subjects have limits.
+    pub account: Option<&'a Account>,
     /// The mapping's counters.
     pub faults: &'a FaultCounts,
     /// What is read ahead of the mapping's readers.

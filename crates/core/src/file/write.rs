@@ -21,6 +21,7 @@ use crate::overlay::{self, CowMemory};
 use crate::shared::Shared;
 use crate::slices::Slices;
 use crate::spill::InHand;
+use crate::subject::Kind;
 use crate::units::{BLOCK_SIZE, BlockIndex, ByteRange, PAGE_LEN, PAGE_SIZE, PageIndex, PageMask};
 
 /// A write that took effect. It may be answered when [`Written::wait`] has ended, not before: until then a killed
@@ -107,12 +108,14 @@ impl File {
                 Attempt::Missing(_) | Attempt::Spilled(_) => return Ok(None),
                 Attempt::NeedsMemory(bytes) => {
                     drop(std::mem::take(&mut means.memory));
+                    // Why not is told on the way that waits.
+                    let Ok(counted) = counted(access, bytes) else { return Ok(None) };
                     let memory = match access.overlay {
                         Some(_) => self.shared.private.try_reserve(bytes),
                         None => self.shared.try_reserve_dirty(&self.parts, bytes),
                     };
                     let Some(memory) = memory else { return Ok(None) };
-                    means.memory = memory;
+                    means.memory = memory.beside(counted);
                 }
             }
         }
@@ -145,10 +148,12 @@ impl File {
                 Attempt::NeedsMemory(bytes) => {
                     // What is held is given back first: holding some while waiting for more could wait for ever.
                     drop(std::mem::take(&mut means.memory));
-                    means.memory = match access.overlay {
+                    let counted = counted(access, bytes)?;
+                    let memory = match access.overlay {
                         Some(_) => self.shared.private.reserve(bytes).await?,
                         None => self.shared.reserve_dirty(&self.parts, bytes, access.deadline).await?,
                     };
+                    means.memory = memory.beside(counted);
                 }
             }
         }
@@ -271,6 +276,12 @@ impl File {
             overlay::Written::NeedsPages(slots) => Attempt::Spilled(slots),
         })
     }
+}
+
+/// What the writer's subject may have of `bytes` more.
+fn counted(access: Access<'_>, bytes: u64) -> Result<Option<Reservation>> {
+    let kind = if access.overlay.is_some() { Kind::Private } else { Kind::Dirty };
+    access.account.map_or(Ok(None), |account| account.take(kind, bytes))
 }
 
 /// The pages of `block` that a write of `range` leaves no old byte of: those wholly in it, and the file's last

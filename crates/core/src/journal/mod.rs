@@ -18,6 +18,8 @@ mod folder;
 #[cfg(any(test, feature = "test-support"))]
 pub mod sim;
 mod scan;
+#[cfg(feature = "test-support")]
+pub mod forge;
 mod segments;
 mod waiters;
 mod counts;

@@ -168,8 +168,8 @@ fn mapping(who: &Who<'_>, path: &str, (start, end): (u64, u64), prot: u32, share
     Ok(LiveMapping {
         owner: key(who),
         path: parse(path)?,
-        range: ByteRange::checked(start, range)?,
-        prot: ProtFlags::from_bits(prot)?,
+        range: ByteRange::checked(start, range).map_err(|error| unsayable(&error))?,
+        prot: ProtFlags::from_bits(prot).map_err(|error| unsayable(&error))?,
         flags: if shared { MapFlags::Shared } else { MapFlags::Private },
         own: Pages::new(),
     })
@@ -181,7 +181,12 @@ fn key(who: &Who<'_>) -> ProcessKey {
 }
 
 fn parse(path: &str) -> Result<FilePath> {
-    FilePath::parse(path).map_err(|error| impossible(error.message().to_owned()))
+    FilePath::parse(path).map_err(|error| unsayable(&error))
+}
+
+/// What a caller could not have asked for, and so no record says.
+fn unsayable(error: &Error) -> Error {
+    impossible(error.message().to_owned())
 }
 
 fn impossible(what: String) -> Error {
@@ -314,5 +319,20 @@ mod tests {
         say(&mut survivors, &Record::Copied { id: 3, blocks: vec![BlockPages(0, 1)].into() }, &[1]);
         say(&mut survivors, &Record::GivenUp { path: "/f".into(), blocks: vec![].into() }, &[]);
         assert_eq!(survivors, Survivors::default());
+    }
+
+    #[test]
+    fn a_record_that_says_what_cannot_be_is_damage_and_nobodys_wrong_request() {
+        let said = |start, end, prot| {
+            let who = Who { subject: "".into(), pid: 7 };
+            let record = Record::Mapped { id: 1, who, path: "/f".into(), start, end, prot, shared: true };
+            let mut bytes = Vec::new();
+            record.write_head(&mut bytes);
+            Survivors::default().apply(&bytes).map_err(|error| error.errno())
+        };
+        assert_eq!(said(0, 1, 3), Ok(()));
+        for (start, end, prot) in [(1, 0, 3), (1, 1, 3), (0, u64::MAX, 3), (0, 1, 0x61)] {
+            assert_eq!(said(start, end, prot), Err(Errno::UClean), "{start} to {end}, prot {prot:#x}");
+        }
     }
 }

@@ -42,6 +42,8 @@ mod crash_tests;
 mod pressure_tests;
 #[cfg(test)]
 mod conflict_tests;
+#[cfg(test)]
+mod subject_tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -117,7 +119,7 @@ impl MmapManager {
         spill: Option<Arc<SpillFile>>,
         journal: Option<Journal>,
     ) -> Arc<Self> {
-        let processes = ProcessTable::new(journal.clone());
+        let processes = ProcessTable::new(journal.clone(), limits.subject.clone());
         let shared = Shared::new(limits, state.aside(), spill, journal);
         let manager = Arc::new(Self {
             files: Arc::new(FileTable::new(vfs, Arc::clone(&shared))),

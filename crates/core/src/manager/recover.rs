@@ -20,6 +20,7 @@ use crate::journal::{Damage, Disk, Found, Journal, Opened, Options};
 use crate::limits::Limits;
 use crate::mapping::MmapEntry;
 use crate::state::StateDir;
+use crate::subject::Kind;
 use crate::units::{BLOCK_SIZE, BlockIndex, PAGE_SIZE};
 use crate::vfs::Vfs;
 
@@ -78,13 +79,15 @@ impl MmapManager {
     async fn restore_mapping(&self, id: MmapId, live: LiveMapping) -> Result<()> {
         self.state.pass(id);
         let process = self.processes.get_or_create(&live.owner, &self.shared.limits)?;
-        process.add_mapping(id, &self.shared.limits)?;
+        process.restore_mapping(id, &self.shared.limits)?;
         let file = self.files.acquire(&live.path)?;
         let entry = Arc::new(MmapEntry::new(id, process, file, live.range, live.prot, live.flags));
         entry.file.restore_mapping(id, entry.registered());
         if let Some(overlay) = entry.overlay() {
+            let account = entry.process.account.as_deref();
             for (page, data) in live.own {
-                overlay.restore(page, data, self.shared.private.reserve(PAGE_SIZE).await?);
+                let counted = account.and_then(|account| account.take(Kind::Private, PAGE_SIZE).ok().flatten());
+                overlay.restore(page, data, self.shared.private.reserve(PAGE_SIZE).await?.beside(counted));
             }
         }
         self.mappings.insert(id, entry);

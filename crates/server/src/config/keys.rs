@@ -172,6 +172,29 @@ pub(super) const KEYS: &[Key] = &[
     Key::one("max-mappings", "N", "Mappings of all processes together [default: 1048576]"),
     Key::one("max-mappings-per-process", "N", "Mappings of one process [default: 65530]"),
     Key::one("max-processes", "N", "Processes, attached or not [default: 16384]"),
+    Key::one(
+        "subject-mappings",
+        "N",
+        "Mappings of one subject (with trust: of all callers together); no limit unless set",
+    ),
+    Key::one("subject-private", "SIZE", "Bytes of one subject's private pages in memory; no limit unless set"),
+    Key::one("subject-dirty", "SIZE", "Bytes that one subject has unsynced; no limit unless set"),
+    Key::one(
+        "subject-calls-per-second",
+        "N",
+        "Calls and pipelined operations of one subject a second, as many of them at once at most; no limit unless set",
+    ),
+    Key::one(
+        "subject-bytes-per-second",
+        "SIZE",
+        "Bytes that one subject reads and writes a second; no limit unless set",
+    ),
+    Key::one(
+        "subject-calls",
+        "N",
+        "Calls and pipelined operations of one subject that run at a time; those that wait for nothing do not count; no \
+         limit unless set",
+    ),
     Key::one("store-timeout", "TIME", "When a store that does not answer counts as failed [default: 25s]"),
     Key::one(
         "metrics-listen",

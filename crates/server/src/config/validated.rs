@@ -18,6 +18,7 @@ use super::metrics::MetricsConfig;
 use super::quantity::{parse_size, parse_time, show_size};
 use super::refusal::Refusal;
 use super::sources::{Env, Settings};
+use super::subjects::{self, SubjectRates};
 use super::telemetry::Telemetry;
 use super::tls::{TlsFiles, check_exposure};
 
@@ -73,6 +74,8 @@ pub struct Config {
     pub limits: Limits,
     /// The transport's limits.
     pub bounds: Bounds,
+    /// What one subject may ask for.
+    pub subject: SubjectRates,
     /// Threads that run calls.
     pub workers: usize,
     /// The serving node's name, fit for a header.
@@ -113,6 +116,7 @@ impl Config {
             accept_journal_loss: settings.one("accept-journal-loss", parse_switch)?.unwrap_or(false),
             limits,
             bounds: bounds(settings)?,
+            subject: subjects::rates(settings)?,
             workers: settings.one("workers", parse_workers)?.unwrap_or_else(default_workers),
             node: settings.one("node", parse_node)?.unwrap_or_else(default_node),
             shutdown_timeout: settings.one("shutdown-timeout", parse_time)?.unwrap_or(SHUTDOWN_TIMEOUT),
@@ -174,6 +178,7 @@ fn limits(settings: &Settings) -> Result<Limits, Refusal> {
             .one("process-idle-timeout", parse_time)?
             .unwrap_or(defaults.process_idle_timeout),
         store_timeout: settings.one("store-timeout", parse_time)?.unwrap_or(defaults.store_timeout),
+        subject: subjects::limits(settings)?,
         ..defaults
     };
     // Which flag is at fault is a matter of taste: the sentence names both, and the budget is the one to grow.

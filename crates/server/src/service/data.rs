@@ -8,11 +8,11 @@
 use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
 
-use bytes::Buf as _;
+use bytes::{Buf as _, Bytes};
 use http::HeaderMap;
-use hyper::body::Incoming as HyperBody;
+use http_body::Body;
 use mmap_core::error::{Errno, Error, Result};
-use mmap_core::manager::{MmapId, ReadBytes, Written};
+use mmap_core::manager::{Caller, MmapId, ReadBytes, Written};
 use mmap_proto::v1;
 use prost::Message as _;
 use tokio::time::timeout;
@@ -66,15 +66,27 @@ enum Message {
     Write(Write),
 }
 
+impl Message {
+    /// Bytes that it reads or writes.
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Read(read) => read.length,
+            Self::Write(write) => write.data.len() as u64,
+        }
+    }
+}
+
 /// A call of one of the two.
 #[derive(Debug)]
-pub(crate) struct Data {
+pub(crate) struct Data<B> {
     method: Method,
     headers: HeaderMap,
     identity: Identity,
-    incoming: Incoming<HyperBody>,
+    incoming: Incoming<B>,
     /// Once it is there.
     message: Option<Message>,
+    /// It is counted for its subject.
+    is_admitted: bool,
     account: Account,
 }
 
@@ -91,16 +103,20 @@ pub(crate) enum Progress {
     Waits,
 }
 
-impl Data {
+impl<B> Data<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
     /// The call of `identity` with these headers and this body, of a connection with this account.
     pub(crate) fn new(
         method: Method,
         headers: HeaderMap,
         identity: Identity,
-        incoming: Incoming<HyperBody>,
+        incoming: Incoming<B>,
         account: Account,
     ) -> Self {
-        Self { method, headers, identity, incoming, message: None, account }
+        Self { method, headers, identity, incoming, message: None, is_admitted: false, account }
     }
 
     /// Its headers.
@@ -128,7 +144,11 @@ impl Data {
 
 impl Front {
     /// Tries the call without waiting.
-    pub(crate) fn data_now(&self, data: &mut Data) -> Progress {
+    pub(crate) fn data_now<B>(&self, data: &mut Data<B>) -> Progress
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: std::fmt::Display,
+    {
         // Whoever waits for the rest polls again, with a waker of its own.
         match data.poll_message(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(())) => self.try_data(data).unwrap_or(Progress::Waits),
@@ -137,10 +157,20 @@ impl Front {
         }
     }
 
-    fn try_data(&self, data: &Data) -> Option<Progress> {
+    /// Counts the call for its subject, once.
+    fn admit<B>(&self, data: &mut Data<B>, caller: &Caller) -> Result<()> {
+        if let (false, Some(meter)) = (data.is_admitted, self.meters.of(&caller.subject)) {
+            meter.admit(data.message.as_ref().map_or(0, Message::bytes))?;
+            data.is_admitted = true;
+        }
+        Ok(())
+    }
+
+    fn try_data<B>(&self, data: &mut Data<B>) -> Option<Progress> {
         // Nothing is waited for, so that a deadline has to be readable and no more.
         grpc_timeout(&data.headers).ok()?;
         let caller = caller(&data.identity, &data.headers, PidHeader::Needed, None).ok()?;
+        self.admit(data, &caller).ok()?;
         match data.message.as_ref()? {
             Message::Read(request) => {
                 let read = convert::mmap_read(*request, self.max_message).ok()?;
@@ -162,7 +192,11 @@ impl Front {
     }
 
     /// Answers the call, or tells why not.
-    pub(crate) async fn data(&self, mut data: Data, call: &Call) -> std::result::Result<WireBody, Status> {
+    pub(crate) async fn data<B>(&self, mut data: Data<B>, call: &Call) -> std::result::Result<WireBody, Status>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: std::fmt::Display,
+    {
         if let Err(malformed) = poll_fn(|cx| data.poll_message(cx)).await {
             call.set_received();
             return Err(malformed.into_status(self.max_message, |error| call.fail(error)));
@@ -172,8 +206,10 @@ impl Front {
         self.wait_data(data, call).await.map_err(|error| call.fail(&error))
     }
 
-    async fn wait_data(&self, data: Data, call: &Call) -> Result<WireBody> {
+    async fn wait_data<B>(&self, mut data: Data<B>, call: &Call) -> Result<WireBody> {
         let caller = caller(&data.identity, &data.headers, PidHeader::Needed, call.deadline())?;
+        self.admit(&mut data, &caller)?;
+        let _running = self.meters.of(&caller.subject).map(|meter| meter.begin()).transpose()?;
         match data.message {
             Some(Message::Read(request)) => {
                 let read = convert::mmap_read(request, self.max_message)?;

@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status};
 use super::told::Told;
 use crate::identity::{PidHeader, caller};
 use crate::layers::Call;
+use crate::meter::{Meters, Running};
 use crate::metrics::Calls;
 
 /// The core, as a call holds it.
@@ -21,6 +22,8 @@ pub(crate) type Core = Arc<MmapManager>;
 pub(crate) struct Front {
     /// The core.
     pub(crate) manager: Core,
+    /// What each subject asks for.
+    pub(crate) meters: Meters,
     /// What calls are counted in.
     pub(crate) calls: Arc<Calls>,
     /// Largest data of one read or write, in bytes.
@@ -32,6 +35,16 @@ pub(crate) struct Front {
 }
 
 impl Front {
+    /// Counts a call that runs.
+    ///
+    /// # Errors
+    /// ENOMEM over a limit of its subject's.
+    pub(super) fn begin(&self, caller: &Caller) -> Result<Option<Running>> {
+        let Some(meter) = self.meters.of(&caller.subject) else { return Ok(None) };
+        meter.admit(0)?;
+        meter.begin().map(Some)
+    }
+
     /// Answers a call: `run` gets the core, the caller and the message.
     pub(crate) async fn answer<Q, A, F, R>(
         &self,
@@ -49,7 +62,10 @@ impl Front {
         let (metadata, _, message) = request.into_parts();
         message.about().tell(call.span());
         let answered = match caller(call.identity(), metadata.as_ref(), pid_header, call.deadline()) {
-            Ok(caller) => run(self.manager.clone(), caller, message).await,
+            Ok(caller) => match self.begin(&caller) {
+                Ok(_running) => run(self.manager.clone(), caller, message).await,
+                Err(error) => Err(error),
+            },
             Err(error) => Err(error),
         };
         answered.map(Response::new).map_err(|error| call.fail(&error))

@@ -11,6 +11,7 @@ mod conflicts;
 mod data;
 mod file;
 
+mod pace;
 mod work;
 mod pipeline;
 mod read_stream;

@@ -48,6 +48,8 @@ pub(super) struct ReadStream<B> {
     rest: Rest,
     /// Chunks that were begun, in order.
     begun: VecDeque<Chunk>,
+    /// The next chunk is counted for its subject.
+    is_paid: bool,
     /// For the next chunk, where the client has too many answers to take.
     charge: Option<Pin<Box<dyn Future<Output = Charge> + Send>>>,
     is_over: bool,
@@ -104,7 +106,7 @@ where
     /// The range that the request asks for.
     pub(super) fn new(work: Work, request: Incoming<B>) -> Self {
         let (rest, begun) = (Rest::default(), VecDeque::new());
-        Self { work, request: Some(request), rest, begun, charge: None, is_over: false, failure: None }
+        Self { work, request: Some(request), rest, begun, is_paid: false, charge: None, is_over: false, failure: None }
     }
 
     /// Waits for the request, and checks whether it can be answered at all.
@@ -136,6 +138,10 @@ where
     fn begin(&mut self, cx: &mut Context<'_>) {
         while self.rest.offset < self.rest.end && self.wants_more() {
             let length = self.rest.next_length();
+            if !self.is_paid {
+                let Poll::Ready(()) = self.work.pace.poll_spend(cx, length) else { return };
+                self.is_paid = true;
+            }
             let charge = match (&mut self.charge, self.work.account.try_charge(length)) {
                 (None, Some(charge)) => charge,
                 // A chunk that was begun wakes whoever waits for room when it is sent.
@@ -160,6 +166,7 @@ where
                 }
             };
             self.rest.offset += length;
+            self.is_paid = false;
             self.begun.push_back(Chunk { offset, charge, bytes });
         }
     }

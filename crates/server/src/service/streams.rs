@@ -17,6 +17,7 @@ use tracing::Span;
 
 use super::ending::Ending;
 use super::front::Front;
+use super::pace::Pace;
 use super::pipeline::Pipeline;
 use super::read_stream::ReadStream;
 use super::work::Work;
@@ -77,9 +78,16 @@ impl Front {
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: std::fmt::Display,
     {
+        let caller = caller(call.identity(), headers, PidHeader::Needed, call.deadline())?;
+        // Of a pipeline each operation counts, and the stream does not.
+        let running = match method {
+            Streaming::Read | Streaming::Write => self.begin(&caller)?,
+            Streaming::Pipeline => None,
+        };
         let work = Work {
             core: self.manager.clone(),
-            caller: caller(call.identity(), headers, PidHeader::Needed, call.deadline())?,
+            pace: Pace::new(self.meters.of(&caller.subject), running),
+            caller,
             call: call.clone(),
             calls: self.calls.clone(),
             max_message: self.max_message,

@@ -11,6 +11,7 @@ use tracing::{Instrument as _, Span};
 
 use super::ending::Ending;
 use super::front::Core;
+use super::pace::Pace;
 use crate::layers::{Call, panic_text};
 use crate::metrics::Calls;
 use crate::wire::Account;
@@ -28,6 +29,8 @@ pub(super) struct Work {
     /// Its connection's answers that are not sent yet.
     pub(super) account: Account,
     pub(super) ending: Ending,
+    /// How fast it may go.
+    pub(super) pace: Pace,
 }
 
 impl Work {

@@ -37,6 +37,8 @@ pub(super) struct WriteStream<B> {
     mmap_id: u64,
     /// Bytes that have taken effect.
     written: u64,
+    /// Bytes that are not counted for the subject yet.
+    unpaid: u64,
     /// A write that waits for something.
     running: Option<AbortOnDropHandle<Outcome<Written>>>,
     /// Of all writes together: what the journal does not have yet.
@@ -58,6 +60,7 @@ where
             requests: Some(requests),
             mmap_id: 0,
             written: 0,
+            unpaid: 0,
             running: None,
             pending: None,
             journal: None,
@@ -79,6 +82,9 @@ where
                     Err(status) => self.fail(status),
                 }
             }
+            // What the last message brought is paid before the next one is taken.
+            ready!(self.work.pace.poll_spend(cx, self.unpaid));
+            self.unpaid = 0;
             let Some(requests) = &mut self.requests else { return Poll::Ready(()) };
             // Everything may be there at once, and others want their turn.
             let turn = ready!(poll_proceed(cx));
@@ -108,6 +114,7 @@ where
             self.mmap_id = write.mmap_id;
         }
         write.mmap_id = self.mmap_id;
+        self.unpaid = write.data.len() as u64;
         let (max_message, before) = (self.work.max_message, self.written);
         let id = MmapId(write.mmap_id);
         let tried = self.work.now(|core, caller| {

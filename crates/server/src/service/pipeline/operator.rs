@@ -148,6 +148,10 @@ impl Operator {
                 return self.fail(tag, Operation::Malformed, &status);
             }
         };
+        if let Err(error) = self.work.pace.admit(op.cost()) {
+            let status = self.work.call.fail(&error);
+            return self.fail(tag, op.operation(), &status);
+        }
         self.in_flight += 1;
         self.in_flight_bytes += op.cost();
         let charge = match &op {
@@ -226,10 +230,18 @@ impl Operator {
     }
 
     fn spawn(&mut self, Task { tag, op, charge }: Task, place: Option<Place>) {
-        let (cost, span) = (op.cost(), self.trail.waits(&op));
-        let (operation, since, calls) = (op.operation(), Instant::now(), self.work.calls.clone());
+        let (cost, operation, since, calls) = (op.cost(), op.operation(), Instant::now(), self.work.calls.clone());
+        let running = match self.work.pace.begin() {
+            Ok(running) => running,
+            Err(error) => {
+                let done = Err(self.work.call.fail(&error));
+                return self.finish(Finished { tag, operation, place, cost, charge, done });
+            }
+        };
+        let span = self.trail.waits(&op);
         let waiting = self.work.later_in(span.clone(), |core, caller| op.run(core, caller));
         self.running.spawn(waiting.map(move |done| {
+            drop(running);
             calls.operation_waited(operation, since.elapsed());
             ended(&span, &done);
             Finished { tag, operation, place, cost, charge, done }
