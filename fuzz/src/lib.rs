@@ -24,6 +24,7 @@ mod run;
 #[path = "../../tests/tests/model/ends.rs"]
 mod ends;
 mod operations;
+mod token;
 mod seeds;
 
 pub use journal::journal;
@@ -31,3 +32,4 @@ pub use operations::operations;
 pub use path::path;
 pub use requests::requests;
 pub use seeds::write_seeds;
+pub use token::token;

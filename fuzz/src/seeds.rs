@@ -20,6 +20,7 @@ pub fn write_seeds() {
     };
     paths(|name, bytes| put("path", name, bytes));
     requests(|name, bytes| put("requests", name, bytes));
+    tokens(|name, bytes| put("token", name, bytes));
     journals(|name, bytes| put("journal", name, bytes));
     operations(|name, bytes| put("operations", name, bytes));
     std::process::exit(0)
@@ -44,6 +45,21 @@ fn paths(put: impl Fn(&str, &[u8])) {
     ];
     texts.iter().enumerate().for_each(|(number, text)| put(&number.to_string(), text.as_bytes()));
     put("long", format!("/{}", ["x".repeat(255).as_str(); 15].join("/")).as_bytes());
+}
+
+fn tokens(put: impl Fn(&str, &[u8])) {
+    let claims = r#"{"sub":"a","aud":"mmapd","exp":1800000060,"capabilities":["FileRead"]}"#;
+    let scoped = r#"{"sub":"a","aud":["x","mmapd"],"exp":1800000060,"paths":[{"prefix":"/data","rights":"rw"}]}"#;
+    put("foreign", b"\0eyJhbGciOiJub25lIn0.eyJzdWIiOiJhIiwiZXhwIjoxODAwMDAwMDYwfQ.");
+    put("signed", format!("\x01{}\0{claims}", r#"{"alg":"EdDSA","kid":"k1"}"#).as_bytes());
+    put("scoped", format!("\x01{}\0{scoped}", r#"{"alg":"EdDSA"}"#).as_bytes());
+    put("confused", format!("\x01{}\0{claims}", r#"{"alg":"RS256","kid":"k1"}"#).as_bytes());
+    put("critical", format!("\x01{}\0{claims}", r#"{"alg":"EdDSA","crit":["exp"]}"#).as_bytes());
+    put("changed", b"\x02\0\x30A");
+    let keys = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+    put("keys", format!("\x03{keys}").as_bytes());
+    put("secret", format!("\x03{}", r#"{"keys":[{"kty":"oct","k":"AAAA"}]}"#).as_bytes());
+    put("pem", b"\x03-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n");
 }
 
 fn prefixed(bytes: &[u8]) -> Vec<u8> {

@@ -103,8 +103,7 @@ async fn a_scrape_after_known_calls_shows_what_they_did() {
         assert!(after.value(&series) >= before.value(&series), "{kind}: those of an ended mapping stay");
     }
     eventually("the pipeline is over", Duration::from_secs(10), async || {
-        let now = Scrape::of(&addr);
-        (now.value("mmapd_streams{method=\"MmapPipeline\"}") == 0.0).then_some(())
+        (Scrape::of(&addr).value("mmapd_streams{method=\"MmapPipeline\"}") == 0.0).then_some(())
     })
     .await;
 }
@@ -306,7 +305,7 @@ async fn stores(caller: &Caller, moto: &Moto, [local, s3]: [u64; 2], round: u64)
     let drop_pages = v1::MsyncRequest { mmap_id: cold, invalidate: true, ..Default::default() };
     caller.msync_with(drop_pages).await.unwrap();
     caller.munmap(cold).await.unwrap();
-    if round % 20 == 0 {
+    if round.is_multiple_of(20) {
         let name = format!("changed-{round}");
         let id = caller.map_shared(&format!("/s3/{name}"), 100).await;
         caller.write(id, 0, &b"mine"[..]).await.unwrap();
