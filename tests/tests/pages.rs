@@ -73,6 +73,7 @@ fn links_between_the_pages_lead_somewhere() {
         "docs/ERRORS.md",
         "docs/CONFIGURATION.md",
         "docs/METRICS.md",
+        "docs/TELEMETRY.md",
         "docs/SECURITY.md",
     ] {
         let file = paths::workspace().join(page);
