@@ -18,7 +18,7 @@ const RESULTS: &str = "bench/results.json";
 /// The page made from it.
 const PAGE: &str = "BENCHMARKS.md";
 /// Topics stand in this order on the page; others behind them.
-const ORDER: [&str; 7] = ["wire", "redis", "store", "cold", "mounts", "core", "knobs"];
+const ORDER: [&str; 8] = ["wire", "redis", "store", "cold", "mounts", "core", "knobs", "fair"];
 
 /// The tables of a bench target.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
