@@ -12,13 +12,11 @@ pub(crate) fn outcome(answered: &Answered) -> Result<Vec<Bytes>, Status> {
     let headers = answered.trailers.as_ref().unwrap_or(&answered.headers);
     assert!(answered.headers.contains_key(names::NODE), "no name of the node: {answered:?}");
     let status = Status::from_header_map(headers).unwrap_or_else(|| panic!("an answer without a status: {answered:?}"));
-    match status.code() {
-        Code::Ok => Ok(messages(&answered.data)),
-        _ => {
-            check(&status);
-            Err(status)
-        }
+    if status.code() == Code::Ok {
+        return Ok(messages(&answered.data));
     }
+    check(&status);
+    Err(status)
 }
 
 /// The messages of a body.
@@ -42,9 +40,9 @@ pub(crate) fn check(status: &Status) {
         return;
     }
     let details = status.check_error_details_vec().unwrap_or_else(|error| panic!("{status:?}: {error}"));
-    let infos = details.iter().filter_map(|detail| match detail {
-        tonic_types::ErrorDetail::ErrorInfo(info) => Some(info),
-        _ => None,
+    let infos = details.iter().filter_map(|detail| {
+        let tonic_types::ErrorDetail::ErrorInfo(info) = detail else { return None };
+        Some(info)
     });
     let [info] = infos.collect::<Vec<_>>()[..] else { panic!("not exactly one ErrorInfo: {status:?}") };
     let reason = Reason::parse(&info.reason).unwrap_or_else(|| panic!("an unknown reason: {status:?}"));

@@ -195,7 +195,7 @@ fn torn(written: &Written, input: &mut Take<'_>) {
     let bytes = segments.get_mut(last).unwrap();
     // Behind its head, which is there before anything is written behind it.
     let at = 40 + input.below(bytes.len() - 40);
-    let cut_off = input.byte() % 2 == 0;
+    let cut_off = input.byte().is_multiple_of(2);
     if cut_off {
         bytes.truncate(at);
     } else {

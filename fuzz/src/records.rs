@@ -20,7 +20,7 @@ pub(crate) fn records(mut input: Take<'_>) {
     let used = allocation_counter::measure(|| {
         while !input.is_empty() {
             // Images are long and say little: as many as the record needs follow it unless the input says otherwise.
-            let is_filled = input.byte() % 2 == 0;
+            let is_filled = input.byte().is_multiple_of(2);
             let mut bytes = input.prefixed().to_vec();
             if is_filled {
                 fill(&mut bytes);
