@@ -105,6 +105,7 @@ async fn one_sync_acknowledges_all_that_wait() {
     // A first record keeps the writer busy while the others queue up behind it.
     disk.hold_writes(true);
     let first = put(&journal, b"first").await.unwrap();
+    journal.hurry();
     while !journal.shared.writer_has_all() {
         tokio::task::yield_now().await;
     }
