@@ -100,7 +100,7 @@ const EDGES: [(&str, &[&str]); 9] = [
     ("mmap-token", &[]),
     ("mmap-cli", &["mmap-client", "mmap-token"]),
     ("mmap-tests", &["mmap-client", "mmap-core", "mmap-proto", "mmap-token"]),
-    ("mmap-benches", &["mmap-client", "mmap-proto"]),
+    ("mmap-benches", &["mmap-client", "mmap-proto", "mmap-token"]),
 ];
 
 #[test]
