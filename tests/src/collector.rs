@@ -1,4 +1,5 @@
-//! A collector of the tests' own: it takes OTLP over gRPC on a free loopback port and keeps the spans, or takes none.
+//! A collector of the tests' own: it takes OTLP over gRPC on a free loopback port and keeps the spans and the latest
+//! metrics, or takes none.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -6,10 +7,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
+    MetricsService, MetricsServiceServer,
+};
+use opentelemetry_proto::tonic::collector::metrics::v1::{ExportMetricsServiceRequest, ExportMetricsServiceResponse};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::metrics::v1::Metric;
 use opentelemetry_proto::tonic::trace::v1 as otlp;
 use tokio::sync::oneshot;
 use tonic::transport::Server;
@@ -60,12 +66,27 @@ impl Seen {
     }
 }
 
+/// A request with metrics as it came.
 #[derive(Clone, Debug, Default)]
-struct Kept(Arc<Mutex<Vec<Seen>>>);
+pub struct Measured {
+    /// Who sent it, each value as a text.
+    pub resource: BTreeMap<String, String>,
+    /// What it has.
+    pub metrics: Vec<Metric>,
+    /// The header `x-tenant`, which a test may have it sent with.
+    pub tenant: Option<String>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Kept(Arc<Mutex<Vec<Seen>>>, Arc<Mutex<Measured>>);
 
 impl Kept {
     fn spans(&self) -> MutexGuard<'_, Vec<Seen>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn measured(&self) -> MutexGuard<'_, Measured> {
+        self.1.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -87,14 +108,15 @@ impl Collector {
         let kept = Kept::default();
         let (stop, stopped) = oneshot::channel();
         let (bound, addr) = std::sync::mpsc::sync_channel(1);
-        let service = TraceServiceServer::new(Service { taking, kept: kept.clone() });
+        let service = Service { taking, kept: kept.clone() };
+        let (traces, metrics) = (TraceServiceServer::new(service.clone()), MetricsServiceServer::new(service));
         // A thread of its own, so that a test may block.
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a runtime can be made").block_on(async {
                 let incoming = TcpIncoming::bind(([127, 0, 0, 1], 0).into()).expect("there is a free port");
                 bound.send(incoming.local_addr().expect("it is bound")).expect("it is waited for");
-                let served = Server::builder().add_service(service).serve_with_incoming(incoming);
+                let served = Server::builder().add_service(traces).add_service(metrics).serve_with_incoming(incoming);
                 // Dropped at once, with its connections, as one that is killed.
                 tokio::select! {
                     served = served => served.expect("it serves"),
@@ -114,6 +136,11 @@ impl Collector {
     /// What came so far.
     pub fn spans(&self) -> Vec<Seen> {
         self.kept.spans().clone()
+    }
+
+    /// The metrics that came last.
+    pub fn measured(&self) -> Measured {
+        self.kept.measured().clone()
     }
 
     /// Waits until what came gives a value by `pick`.
@@ -143,7 +170,7 @@ impl Drop for Collector {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Service {
     taking: Taking,
     kept: Kept,
@@ -167,6 +194,27 @@ impl TraceService for Service {
             }
         }
         Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+#[tonic::async_trait]
+impl MetricsService for Service {
+    async fn export(
+        &self,
+        request: Request<ExportMetricsServiceRequest>,
+    ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+        match self.taking {
+            Taking::Spans => {}
+            Taking::Nothing => std::future::pending().await,
+            Taking::Refusing => return Err(Status::permission_denied("not from you")),
+        }
+        let tenant = request.metadata().get("x-tenant").and_then(|tenant| Some(tenant.to_str().ok()?.to_owned()));
+        for of_resource in request.into_inner().resource_metrics {
+            let resource = of_resource.resource.map(|resource| texts(resource.attributes)).unwrap_or_default();
+            let metrics = of_resource.scope_metrics.into_iter().flat_map(|of_scope| of_scope.metrics).collect();
+            *self.kept.measured() = Measured { resource, metrics, tenant: tenant.clone() };
+        }
+        Ok(Response::new(ExportMetricsServiceResponse::default()))
     }
 }
 

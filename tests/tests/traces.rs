@@ -276,8 +276,11 @@ async fn a_collector_that_does_not_do_its_part_holds_nothing_up() {
         let ended = server.sigterm();
         assert!(ended.status.success(), "{}", ended.stderr);
         assert!(start.elapsed() < Duration::from_secs(8), "the end took {:?}", start.elapsed());
-        let told = ended.stderr.lines().filter(|line| line.contains("did not")).count();
-        assert!((1..=2).contains(&told), "{}", ended.stderr);
+        for what in ["traces: ", "metrics"] {
+            let about = |line: &&str| line.contains(what) && line.contains("did not");
+            let told = ended.stderr.lines().filter(about).count();
+            assert!((1..=2).contains(&told), "{what}: {}", ended.stderr);
+        }
     }
 }
 

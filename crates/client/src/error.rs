@@ -11,7 +11,7 @@ use mmap_proto::{names, reason::Reason};
 use tonic::{Code, ConnectError, Status, TimeoutExpired};
 use tonic_types::StatusExt;
 
-use crate::hint::hint;
+use crate::hint::{hint, hint_of_new};
 
 /// What a call of this crate answers.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -157,7 +157,8 @@ impl Error {
     }
 
     pub(crate) fn connect(endpoint: &str, source: impl StdError + Send + Sync + 'static) -> Self {
-        let message = format!("cannot connect to {endpoint}: {}", explained(&source));
+        let hint = if endpoint.starts_with("https://") { hint_of_new(&source) } else { hint(&source) };
+        let message = format!("cannot connect to {endpoint}: {}", with_hint(innermost(&source), hint));
         let error = Self::new(ErrorKind::Connect, Code::Unavailable, message);
         error.edit(|inner| inner.source = Some(Arc::new(source)))
     }
@@ -263,8 +264,14 @@ pub(crate) fn innermost(error: &(dyn StdError + 'static)) -> String {
 
 /// The last cause, and what to do about it where that is known.
 fn explained(error: &(dyn StdError + 'static)) -> String {
-    let cause = innermost(error);
-    hint(error).map_or_else(|| cause.clone(), |hint| format!("{cause}: {hint}"))
+    with_hint(innermost(error), hint(error))
+}
+
+fn with_hint(cause: String, hint: Option<&str>) -> String {
+    match hint {
+        Some(hint) => format!("{cause}: {hint}"),
+        None => cause,
+    }
 }
 
 impl fmt::Display for Error {

@@ -32,7 +32,7 @@ use crate::health::{Health, MountHealth};
 use crate::layers::Guard;
 use crate::listener::{Listener, incoming};
 use crate::meter::Meters;
-use crate::metrics::{Calls, Endpoint, Limit, Registry};
+use crate::metrics::{Calls, Endpoint, Limit, Push, Registry};
 use crate::opening::{ServerError, open_core};
 use crate::service::{Files, Front, Mmaps, Processes};
 use crate::tls::Tls;
@@ -181,6 +181,7 @@ impl Server {
         let limits = limits(&config, &places, entry, &transport);
         let registry = Registry::new(calls, manager.clone(), limits, Box::new(health.answers()), about);
         let _metrics = metrics.map(|endpoint| tell_metrics(endpoint, &registry));
+        let push = push_metrics(&config, &registry)?;
         let serving = transport.serve(connections);
         let mut serving = Box::pin(serving);
         tokio::select! {
@@ -212,10 +213,14 @@ impl Server {
         }
         closing.cancel();
         all_closed(&places, config.bounds.connections).await;
-        tokio::select! {
-            report = shut_down(&manager, end.saturating_duration_since(Instant::now())) => Ok(report),
-            _ = stops.next() => Ok(give_up(&manager).await),
+        let report = tokio::select! {
+            report = shut_down(&manager, end.saturating_duration_since(Instant::now())) => report,
+            _ = stops.next() => give_up(&manager).await,
+        };
+        if let Some(push) = push {
+            push.finish().await;
         }
+        Ok(report)
     }
 }
 
@@ -248,6 +253,14 @@ impl fmt::Debug for Server {
 fn tell_metrics(endpoint: Endpoint, registry: &Arc<Registry>) -> AbortOnDropHandle<()> {
     tracing::info!("mmapd metrics on {}", endpoint.addr());
     AbortOnDropHandle::new(tokio::spawn(endpoint.serve(registry.clone())))
+}
+
+/// Sends metrics to the collector, if there is one for them.
+fn push_metrics(config: &Config, registry: &Arc<Registry>) -> Result<Option<Push>, ServerError> {
+    let collector = config.telemetry.otlp_metrics.as_ref();
+    let start =
+        |(endpoint, period): &(String, Duration)| Push::start(registry.clone(), &config.node, (endpoint, *period));
+    collector.map(start).transpose().map_err(ServerError::Config)
 }
 
 /// What there may be so much of outside of the core.

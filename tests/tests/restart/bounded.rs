@@ -12,9 +12,9 @@ const FILE: u64 = 4 * MIB;
 const WRITE_LEN: usize = 128 << 10;
 const WRITE: u64 = WRITE_LEN as u64;
 /// A checkpoint is wanted above 64 MiB, or twice what holds and three segments if that is more, which it is not here:
-/// 4 MiB hold. 5 segments of 16 MiB are above it. What holds and what comes in while it is said again and synced goes
-/// behind the mark before the older ones go: as much again at most, unless writers are faster than the disk syncs.
-const BOUND: u64 = 2 * 5 * 16 * MIB;
+/// 4 MiB hold. Above twice that, which 9 segments of 16 MiB are, writers wait for it. The rooms that they have by then,
+/// the mark and what is said again behind it begin one segment more, each.
+const BOUND: u64 = (9 + 3) * 16 * MIB;
 
 fn bytes_in(folder: &Path) -> u64 {
     // A segment may go while one looks.

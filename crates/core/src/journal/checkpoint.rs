@@ -2,7 +2,8 @@
 //!
 //! A mark is set, the owner states everything that is still true again behind it, and when that is on the disk
 //! the segments wholly before the mark are removed, oldest first. A checkpoint that is not ended costs nothing
-//! but its records.
+//! but its records. While one is under way, writers may add as much again as asked for it; then they wait for its
+//! end. What a checkpoint says needs no room, so it never waits for itself.
 
 use std::io;
 use std::sync::Arc;
@@ -33,9 +34,9 @@ impl Journal {
         let _ = wanted.await;
     }
 
-    /// How many bytes of segments are too many.
+    /// How many bytes of segments are too many. Above twice as many, rooms wait for a checkpoint.
     pub fn set_checkpoint_at(&self, bytes: u64) {
-        self.shared.space.send_modify(|space| space.checkpoint_at = bytes);
+        self.shared.set_checkpoint_at(bytes);
     }
 
     /// Sets the mark. If there is a spare segment the mark begins it; otherwise it stays in the current one,

@@ -115,7 +115,7 @@ impl Journal {
     ///
     /// # Errors
     /// `Errno::DQuot` if the disk is full and what was preallocated is used up, or if it is so slow that the
-    /// deadline passes; what was accepted before is not affected. `Errno::NoMem` if no record may be that
+    /// deadline passes, with what waits to be written or with a checkpoint; what was accepted before is not affected. `Errno::NoMem` if no record may be that
     /// large, `Errno::Io` if the journal has failed or is closed.
     pub async fn reserve(&self, bytes: usize, deadline: Option<Instant>) -> Result<Room> {
         let size = frame::size_of(bytes) as u64;
@@ -183,18 +183,23 @@ impl Journal {
         if let Some(trouble) = self.shared.space.borrow().trouble.clone() {
             return trouble;
         }
+        let (is_behind, most) = self.shared.behind();
+        let queue_bytes = self.shared.options.queue_bytes;
+        let (limit, max, used, what) = match is_behind {
+            true => ("journal", most, self.bytes(), "the journal has"),
+            false => ("journal_queue", queue_bytes, queue_bytes, "there wait to be written"),
+        };
         let message = format!(
-            "the journal's disk is too slow: there was no room for {bytes} bytes in {} ms because {} bytes wait to be \
-             written; write less at a time, or use a faster disk",
+            "the journal's disk is too slow: there was no room for {bytes} bytes in {} ms because {what} {used} bytes; \
+             write less at a time, sync what is dirty, or use a faster disk",
             waited.as_millis(),
-            self.shared.options.queue_bytes
         );
         Error::new(Errno::DQuot, message)
             .with("bytes", bytes)
             .with("waited_ms", waited.as_millis())
-            .with("limit", "journal_queue")
-            .with("max", self.shared.options.queue_bytes)
-            .with("used", self.shared.options.queue_bytes)
+            .with("limit", limit)
+            .with("max", max)
+            .with("used", used)
             .retry_after(Duration::from_secs(1))
     }
 
@@ -268,6 +273,11 @@ impl Journal {
     /// Bytes that the journal's segments take on the disk, the spare included.
     pub fn bytes(&self) -> u64 {
         self.shared.space.borrow().bytes
+    }
+
+    /// Bytes of a segment.
+    pub fn segment_bytes(&self) -> u64 {
+        self.shared.options.segment_bytes
     }
 
     /// How it is, and what it has done.

@@ -3,7 +3,8 @@
 //!
 //! Space: with a spare segment everything outstanding fits into it, because the queue and the slack do.
 //! Without one a room is given only if it fits into the current segment beside what is outstanding already
-//! and the slack, which is for records that must not be refused.
+//! and the slack, which is for records that must not be refused. And rooms wait while the segments take twice what
+//! asks for a checkpoint: without that, writers who are faster than the disk syncs would outrun it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -70,6 +71,9 @@ struct Queue {
     /// Bytes that the current segment has left, `pending` not taken off.
     left: u64,
     has_spare: bool,
+    /// Bytes of the segments, and when a checkpoint is wanted.
+    bytes: u64,
+    checkpoint_at: u64,
     trouble: Option<Error>,
     sync_to: u64,
     rotate_at: Option<u64>,
@@ -158,6 +162,8 @@ impl Shared {
             pending: 0,
             left: written.left,
             has_spare: written.has_spare,
+            bytes: 0,
+            checkpoint_at: u64::MAX,
             trouble: None,
             sync_to: 0,
             rotate_at: None,
@@ -204,7 +210,7 @@ impl Shared {
             return Err(error.clone());
         }
         let needed = queue.reserved + queue.pending + bytes + self.options.slack();
-        if queue.has_spare || needed <= queue.left {
+        if !queue.is_behind() && (queue.has_spare || needed <= queue.left) {
             queue.reserved += bytes;
             return Ok(Admission::Given(Room { shared: Arc::clone(self), permit: Some(permit), bytes }));
         }
@@ -374,8 +380,23 @@ impl Shared {
 
     /// For the writer: the segments have changed.
     pub(super) fn publish_space(&self, bytes: u64, has_old: bool, trouble: Option<Error>) {
-        self.queue.lock().trouble.clone_from(&trouble);
+        let mut queue = self.queue.lock();
+        queue.trouble.clone_from(&trouble);
+        queue.bytes = bytes;
+        drop(queue);
         self.space.send_modify(|space| (space.bytes, space.has_old, space.trouble) = (bytes, has_old, trouble));
+    }
+
+    /// How many bytes of segments are too many.
+    pub(super) fn set_checkpoint_at(&self, bytes: u64) {
+        self.queue.lock().checkpoint_at = bytes;
+        self.space.send_modify(|space| space.checkpoint_at = bytes);
+    }
+
+    /// Whether rooms wait for a checkpoint, and for how many bytes of segments they do.
+    pub(super) fn behind(&self) -> (bool, u64) {
+        let queue = self.queue.lock();
+        (queue.is_behind(), queue.most())
     }
 
     /// For the writer: nothing more will be written.
@@ -396,6 +417,15 @@ impl Shared {
 }
 
 impl Queue {
+    /// Bytes of segments above which rooms wait for a checkpoint.
+    fn most(&self) -> u64 {
+        self.checkpoint_at.saturating_mul(2)
+    }
+
+    fn is_behind(&self) -> bool {
+        self.bytes > self.most()
+    }
+
     fn push(&mut self, write: impl FnOnce(&mut Vec<u8>), segment_bytes: u64) -> Lsn {
         let lsn = self.next;
         if self.ended.is_some() {

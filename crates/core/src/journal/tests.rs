@@ -255,6 +255,37 @@ async fn a_checkpoint_frees_the_segments_before_its_mark_and_no_others() {
     assert_eq!(open(&disk.survivors(Loss::Kill), options(Level::Process)).unwrap().2, records(100..110));
 }
 
+#[tokio::test]
+async fn writers_that_outrun_the_checkpoints_wait_for_one_and_what_it_says_does_not() {
+    let disk = SimDisk::new();
+    let (journal, ..) = open(&disk, options(Level::Process)).unwrap();
+    journal.set_checkpoint_at(2 * SEGMENT);
+    let soon = || Some(Instant::now() + Duration::from_millis(300));
+    let mut written = 0;
+    let refused = loop {
+        let room = match journal.reserve(100, soon()).await {
+            Ok(room) => room,
+            Err(error) => break error,
+        };
+        let lsn = journal.append(Some(room), |buffer| buffer.resize(buffer.len() + 100, 1));
+        journal.acknowledged(lsn).await.unwrap();
+        written += 100;
+        assert!(written < 100 * SEGMENT, "{} bytes of segments", journal.bytes());
+    };
+    assert_eq!((refused.errno(), journal.bytes()), (Errno::DQuot, 5 * SEGMENT));
+    let waits = tokio::spawn({
+        let journal = journal.clone();
+        async move { journal.reserve(100, None).await.map(drop) }
+    });
+    let mark = journal.begin_checkpoint().await.unwrap();
+    let said = journal.append(None, |buffer| buffer.extend_from_slice(b"what holds"));
+    journal.acknowledged(said).await.unwrap();
+    assert!(!waits.is_finished());
+    journal.end_checkpoint(mark).await.unwrap();
+    waits.await.unwrap().unwrap();
+    assert!(journal.bytes() <= 3 * SEGMENT);
+}
+
 /// A disk with two segments and no room for a third.
 async fn nearly_full() -> (SimDisk, Journal, usize) {
     let disk = SimDisk::new();

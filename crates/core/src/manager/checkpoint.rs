@@ -15,7 +15,7 @@ use crate::journal::Journal;
 /// The journal may always grow to this many bytes before it is worth going through everything.
 const LEAST_BYTES: u64 = 64 << 20;
 /// What is there beside what holds: the segments that are begun, and the spare.
-const SPARE_BYTES: u64 = 48 << 20;
+const SPARE_SEGMENTS: u64 = 3;
 /// Bytes of the records of a mapping and of its file, or of a process, at most where paths are not of unusual length.
 const RECORD_BYTES: u64 = 1024;
 /// Room that a server needs to start: for processes that attach, and for what syncs say.
@@ -44,7 +44,7 @@ impl MmapManager {
         // The next one when twice as much is there as holds now: saying it again costs at most as much as was
         // written since. What others wrote meanwhile does not count: with it, a journal that is written faster than
         // checkpoints end would be let grow more each time.
-        journal.set_checkpoint_at(self.bytes_to_say().saturating_mul(2).saturating_add(SPARE_BYTES).max(LEAST_BYTES));
+        journal.set_checkpoint_at(next_at(self.bytes_to_say(), journal.segment_bytes()));
         tracing::debug!(freed, left = journal.bytes(), "journal checkpoint");
         Ok(freed)
     }
@@ -60,7 +60,7 @@ impl MmapManager {
             Err(error) if error.errno() == Errno::DQuot => {
                 journal.check_room(START_BYTES).await?;
                 tracing::warn!(?error, "the journal could not be made shorter at the start; it will be tried again");
-                journal.set_checkpoint_at(LEAST_BYTES);
+                journal.set_checkpoint_at(next_at(0, journal.segment_bytes()));
                 Ok(())
             }
             result => result.map(drop),
@@ -82,6 +82,13 @@ impl MmapManager {
     }
 }
 
+/// The bytes of segments that ask for the next checkpoint, where `holds` bytes hold. Never so few that the journal
+/// has them with nothing in it, which would ask again at once, and for ever.
+fn next_at(holds: u64, segment_bytes: u64) -> u64 {
+    let spare = segment_bytes.saturating_mul(SPARE_SEGMENTS);
+    holds.saturating_mul(2).saturating_add(spare).max(LEAST_BYTES)
+}
+
 async fn checkpoints(manager: Weak<MmapManager>, journal: Journal, stopped: tokio_util::sync::CancellationToken) {
     loop {
         tokio::select! {
@@ -96,5 +103,20 @@ async fn checkpoints(manager: Weak<MmapManager>, journal: Journal, stopped: toki
                 () = tokio::time::sleep(BACKOFF) => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_journal_with_nothing_in_it_asks_for_no_checkpoint_however_long_its_segments_are() {
+        for segment_bytes in [16 << 20, 600 << 20, 1 << 30] {
+            // One that is begun, and the spare.
+            assert!(next_at(0, segment_bytes) > 2 * segment_bytes);
+        }
+        assert_eq!(next_at(0, 16 << 20), LEAST_BYTES);
+        assert_eq!(next_at(100 << 20, 16 << 20), 248 << 20);
     }
 }

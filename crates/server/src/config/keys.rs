@@ -211,8 +211,13 @@ pub(super) const KEYS: &[Key] = &[
     Key::one(
         "otlp-endpoint",
         "URL",
-        "Collector that traces go to by OTLP over gRPC, such as http://127.0.0.1:4317, or off; where it is not set, \
-         OTEL_EXPORTER_OTLP_ENDPOINT says [default: off]",
+        "Collector that traces and metrics go to by OTLP over gRPC, such as http://127.0.0.1:4317, or off; where it is \
+         not set, OTEL_EXPORTER_OTLP_ENDPOINT says [default: off]",
+    ),
+    Key::one(
+        "otlp-metrics",
+        "TIME",
+        "How often metrics go to that collector, or off: for where Prometheus comes for them itself [default: 60s]",
     ),
     Key::one(
         "trace-sample",

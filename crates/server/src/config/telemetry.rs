@@ -1,19 +1,28 @@
-//! [`Telemetry`]: how the log is written, and which calls are traced to where.
+//! [`Telemetry`]: how the log is written, which calls are traced to where, and where metrics go.
 //!
-//! Tracing is off unless a collector is named: by our own setting, else by the variables that OpenTelemetry's
-//! programs share. Nothing is connected to here.
+//! Neither traces nor metrics are sent unless a collector is named: by our own setting, else by the variables that
+//! OpenTelemetry's programs share. Nothing is connected to here.
+
+use std::time::Duration;
 
 use http::Uri;
 use http::uri::Scheme;
 
+use super::quantity::parse_time;
 use super::refusal::Refusal;
 use super::sources::{Env, Settings};
 
 /// Calls without a parent that are traced, where nothing else is said: enough to see what is slow, few enough to be
 /// free.
 const SAMPLE: f64 = 0.01;
-/// Where OpenTelemetry's programs look, the first one that is set.
-const ENDPOINT_VARIABLES: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
+/// How often metrics go, where nothing else is said: OpenTelemetry's own default.
+const METRICS_PERIOD: Duration = Duration::from_secs(60);
+/// More often is work without news.
+const METRICS_PERIOD_MIN: Duration = Duration::from_secs(1);
+/// Where OpenTelemetry's programs look, for their traces and for all.
+const TRACES_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
+const METRICS_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT";
+const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 
 /// How the log's lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,6 +43,8 @@ pub struct Telemetry {
     pub otlp_endpoint: Option<String>,
     /// The part of the calls without a parent that is traced, 0 to 1.
     pub trace_sample: f64,
+    /// The collector that metrics go to, and how often. `None`: they are not sent.
+    pub otlp_metrics: Option<(String, Duration)>,
 }
 
 impl Telemetry {
@@ -42,22 +53,24 @@ impl Telemetry {
     /// # Errors
     /// What is wrong, with where it stands.
     pub(super) fn read(settings: &Settings, env: &Env<'_>) -> Result<Self, Refusal> {
-        let otlp_endpoint = match settings.one("otlp-endpoint", parse_endpoint)? {
-            Some(endpoint) => endpoint,
-            None => shared_endpoint(env)?,
+        let (otlp_endpoint, metrics_endpoint) = match settings.one("otlp-endpoint", parse_endpoint)? {
+            Some(endpoint) => (endpoint.clone(), endpoint),
+            None => (shared_endpoint(env, TRACES_ENDPOINT)?, shared_endpoint(env, METRICS_ENDPOINT)?),
         };
+        let period = settings.one("otlp-metrics", parse_period)?.unwrap_or(Some(METRICS_PERIOD));
         Ok(Self {
             log_format: settings.one("log-format", parse_format)?.unwrap_or_default(),
             otlp_endpoint,
             trace_sample: settings.one("trace-sample", parse_ratio)?.unwrap_or(SAMPLE),
+            otlp_metrics: metrics_endpoint.zip(period),
         })
     }
 }
 
-/// What the variables of all programs say. An empty one is one that is not set.
-fn shared_endpoint(env: &Env<'_>) -> Result<Option<String>, Refusal> {
-    let set = |name: &&str| env(name).filter(|value| !value.is_empty()).map(|value| ((*name).to_owned(), value));
-    let Some((name, value)) = ENDPOINT_VARIABLES.iter().find_map(set) else { return Ok(None) };
+/// What the variables of all programs say: `first`, else the one for everything. An empty one is one that is not set.
+fn shared_endpoint(env: &Env<'_>, first: &str) -> Result<Option<String>, Refusal> {
+    let set = |name: &str| env(name).filter(|value| !value.is_empty()).map(|value| (name.to_owned(), value));
+    let Some((name, value)) = set(first).or_else(|| set(ENDPOINT)) else { return Ok(None) };
     parse_endpoint(&value.to_string_lossy()).map_err(|sentence| Refusal::Wrong(format!("{name}: {sentence}")))
 }
 
@@ -72,7 +85,7 @@ fn parse_endpoint(text: &str) -> Result<Option<String>, String> {
         Some(scheme) if *scheme == Scheme::HTTP => {}
         Some(scheme) if *scheme == Scheme::HTTPS => {
             return Err(format!(
-                "`{text}` asks for TLS, which traces do not have: name a collector on this machine or in this pod, \
+                "`{text}` asks for TLS, which is not spoken to a collector: name a collector on this machine or in this pod, \
                  which sends them on"
             ));
         }
@@ -90,6 +103,17 @@ fn parse_endpoint(text: &str) -> Result<Option<String>, String> {
 fn not_an_endpoint(text: &str) -> String {
     let text = text.escape_debug();
     format!("`{text}` is not a collector's address: write http://host:port, where it takes OTLP over gRPC, or off")
+}
+
+/// `off` is none.
+fn parse_period(text: &str) -> Result<Option<Duration>, String> {
+    match text {
+        "off" => Ok(None),
+        _ => match parse_time(text)? {
+            period if period < METRICS_PERIOD_MIN => Err(format!("`{text}` is too often: write 1s or more, or off")),
+            period => Ok(Some(period)),
+        },
+    }
 }
 
 fn parse_ratio(text: &str) -> Result<f64, String> {
@@ -125,6 +149,15 @@ mod tests {
             assert!(parse_endpoint(text).is_err_and(|sentence| sentence.contains("http://host:port")), "{text}");
         }
         assert!(parse_endpoint("https://a:4317").is_err_and(|sentence| sentence.contains("TLS")));
+    }
+
+    #[test]
+    fn metrics_go_once_a_second_at_most_or_not_at_all() {
+        assert_eq!(parse_period("10s"), Ok(Some(Duration::from_secs(10))));
+        assert_eq!(parse_period("off"), Ok(None));
+        for text in ["", "0s", "999ms", "often"] {
+            assert!(parse_period(text).is_err(), "{text}");
+        }
     }
 
     #[test]

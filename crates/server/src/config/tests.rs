@@ -304,6 +304,14 @@ fn the_collector_of_all_programs_is_taken_where_none_is_named() {
     assert_eq!(endpoint(&[], &[shared, of_traces]).as_deref(), Some("http://b:4317"));
     assert_eq!(endpoint(&["--otlp-endpoint", "c:4317"], &[shared]).as_deref(), Some("http://c:4317"));
     assert_eq!(endpoint(&[], &[("MMAPD_OTLP_ENDPOINT", "off"), shared]), None);
+    let metrics = |args: &[&str], env: &[(&str, &str)]| {
+        let sent = read(args, env).unwrap().telemetry.otlp_metrics;
+        sent.map(|(endpoint, period)| (endpoint, period.as_secs()))
+    };
+    assert_eq!(metrics(&[], &[of_traces]), None);
+    assert_eq!(metrics(&[], &[shared, of_traces]), Some(("http://a:4317".to_owned(), 60)));
+    assert_eq!(metrics(&["--otlp-endpoint", "c:1", "--otlp-metrics", "5s"], &[]), Some(("http://c:1".to_owned(), 5)));
+    assert_eq!(metrics(&["--otlp-endpoint", "c:1", "--otlp-metrics", "off"], &[]), None);
     assert!(
         sentence(&[], &[("OTEL_EXPORTER_OTLP_ENDPOINT", "https://a")]).starts_with("OTEL_EXPORTER_OTLP_ENDPOINT: ")
     );

@@ -6,6 +6,7 @@
 //! - `process`: what the system says of this process
 //! - `registry`: all of it gathered
 //! - `endpoint`: the HTTP listener that tells it
+//! - `push`: sends it to a collector
 //!
 //! Invariants: what a call adds is a few relaxed additions, without a lock or an allocation; everything else is
 //! computed when somebody asks. No label has a value that a caller chose. A name stands in `table` and nowhere else,
@@ -17,8 +18,10 @@ mod text;
 mod process;
 mod registry;
 mod endpoint;
+mod push;
 
 pub(crate) use calls::{Calls, Operation, Rpc, Tally};
 pub(crate) use endpoint::Endpoint;
+pub(crate) use push::Push;
 pub(crate) use registry::{Limit, Registry};
 pub use table::{Kind, METRICS, Metric};

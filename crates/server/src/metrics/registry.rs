@@ -72,11 +72,26 @@ impl Registry {
     /// # Errors
     /// The thread's panic, as text.
     pub(crate) async fn text(self: Arc<Self>) -> Result<String, String> {
+        self.gathered(|families| families.text()).await
+    }
+
+    /// Everything, gathered on a thread that may block.
+    ///
+    /// # Errors
+    /// The thread's panic, as text.
+    pub(super) async fn families(self: Arc<Self>) -> Result<Families, String> {
+        self.gathered(|families| families).await
+    }
+
+    async fn gathered<T: Send + 'static>(
+        self: Arc<Self>,
+        of: impl FnOnce(Families) -> T + Send + 'static,
+    ) -> Result<T, String> {
         let turn = Arc::clone(&self.gathering).lock_owned().await;
         let gather = move || {
             // With it, so that a scrape that is given up keeps the next one waiting until it has ended.
             let _turn = turn;
-            self.gather().text()
+            of(self.gather())
         };
         tokio::task::spawn_blocking(gather).await.map_err(|error| error.to_string())
     }

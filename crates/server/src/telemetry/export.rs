@@ -85,7 +85,8 @@ impl Export {
     }
 }
 
-fn resource(node: &str) -> Resource {
+/// Who we are to a collector.
+pub(crate) fn resource(node: &str) -> Resource {
     let attribute = |key, value: &str| KeyValue::new(key, value.to_owned());
     let attributes = [
         attribute("service.version", env!("CARGO_PKG_VERSION")),

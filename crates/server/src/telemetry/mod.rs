@@ -21,6 +21,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use self::export::Export;
+pub(crate) use self::export::resource;
 use self::format::{Human, Json};
 use crate::config::{Config, LogFormat};
 
