@@ -53,7 +53,7 @@ const fn kind(data: &Data) -> &'static str {
         Data::Gauge(_) => "gauge",
         Data::Sum(sum) if sum.is_monotonic && sum.aggregation_temporality == Cumulative as i32 => "counter",
         Data::Histogram(_) => "histogram",
-        _ => "something else",
+        Data::Sum(_) | Data::ExponentialHistogram(_) | Data::Summary(_) => "something else",
     }
 }
 

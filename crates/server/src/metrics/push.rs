@@ -159,10 +159,10 @@ impl Sender {
 }
 
 fn why(status: &Status) -> String {
-    match status.code() {
-        Code::Unimplemented => "it takes no metrics; --otlp-metrics off sends none".to_owned(),
-        code => format!("{code:?}: {}", status.message()),
+    if status.code() == Code::Unimplemented {
+        return "it takes no metrics; --otlp-metrics off sends none".to_owned();
     }
+    format!("{:?}: {}", status.code(), status.message())
 }
 
 fn resource_of(node: &str) -> Resource {
