@@ -12,8 +12,8 @@ use futures::{FutureExt, StreamExt};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
+    Attributes, CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
 use parking_lot::Mutex;
 
@@ -36,6 +36,10 @@ pub(super) enum Vice {
     FailsParts,
     /// An upload completes, and the reply is lost.
     LosesCompletions,
+    /// The e_tag in the reply to a completion is not the one that the object has then.
+    RenamesCompletions,
+    /// An object that was uploaded in parts has no metadata.
+    ForgetsMetadata,
 }
 
 /// A store in memory with vices.
@@ -115,7 +119,10 @@ impl MultipartUpload for Upload {
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
-        let put = self.inner.complete().await?;
+        let mut put = self.inner.complete().await?;
+        if self.vices.contains(&Vice::RenamesCompletions) {
+            put.e_tag = put.e_tag.map(|e_tag| format!("{e_tag}-2"));
+        }
         if self.vices.contains(&Vice::LosesCompletions) { Err(reset()) } else { Ok(put) }
     }
 
@@ -138,7 +145,14 @@ impl ObjectStore for Lookalike {
         if self.has(Vice::LosesReplies) { self.inner.put_opts(location, payload, opts).await } else { Ok(put) }
     }
 
-    async fn put_multipart_opts(&self, location: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        mut opts: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        if self.has(Vice::ForgetsMetadata) {
+            opts.attributes = Attributes::new();
+        }
         let inner = self.inner.put_multipart_opts(location, opts).await?;
         let (vices, aborted) = (self.vices.lock().clone(), Arc::clone(&self.aborted));
         Ok(Box::new(Upload { inner, vices, parts: 0, aborted }))

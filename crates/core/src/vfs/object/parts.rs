@@ -25,7 +25,7 @@ use super::repeat::repeated;
 use super::write::Outcome;
 use crate::units::ByteRange;
 use crate::vfs::fault::{StoreFault, StoreResult};
-use crate::vfs::store::{Stat, WriteBack};
+use crate::vfs::store::{CommitId, Stat, WriteBack};
 
 /// What aborting an upload may take. What is left then costs storage until the bucket's lifecycle rule takes it.
 const ABORT_TIME: Duration = Duration::from_secs(30);
@@ -98,7 +98,10 @@ impl Bucket {
             (Conditions::AskedBefore, _) | (_, Identity::ETagAndGeneration) => upload.complete().await,
         };
         match completed {
-            Ok(put) => self.stat_of_put(path, put, made).await,
+            Ok(put) => {
+                let stat = self.stat_of_put(path, put, made).await?;
+                Ok(self.stat_of_completed(path, stat, change.commit).await)
+            }
             Err(doubt) => {
                 let settled = self.settle(path, change, doubt).await;
                 upload.abort().await;
@@ -109,6 +112,24 @@ impl Bucket {
                 }
             }
         }
+    }
+
+    /// The object as others will see it: with some S3 look-alikes (rclone) the reply to a completion has another e_tag
+    /// than the object, and with that the next change would take our own for somebody else's.
+    async fn stat_of_completed(&self, path: &Path, replied: Stat, commit: CommitId) -> Stat {
+        match self.head(path).await {
+            Ok(seen) if seen.version == replied.version => replied,
+            Ok(seen) if seen.commit == Some(commit) => seen,
+            // A store without conditions that keeps no metadata either: what it has right now is ours but for the race
+            // that such a store cannot exclude anyway.
+            Ok(seen) if self.is_asked_before() && seen.commit.is_none() && seen.size == replied.size => seen,
+            // Changed since, or it does not say: whoever looks next learns it.
+            Ok(_) | Err(_) => replied,
+        }
+    }
+
+    fn is_asked_before(&self) -> bool {
+        self.options.conditions == Conditions::AskedBefore
     }
 
     async fn send_parts(&self, path: &Path, change: &WriteBack, upload: &mut UploadGuard<'_>) -> StoreResult<()> {

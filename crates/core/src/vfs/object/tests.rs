@@ -103,6 +103,21 @@ async fn an_upload_that_completed_although_its_reply_was_lost_is_a_success() {
     );
 }
 
+#[tokio::test]
+async fn an_upload_whose_object_has_another_e_tag_than_its_completion_is_not_somebody_elses_change() {
+    for (vices, conditions) in [
+        (vec![Vice::RenamesCompletions], Conditions::Required),
+        (vec![Vice::RenamesCompletions, Vice::ForgetsMetadata], Conditions::AskedBefore),
+    ] {
+        let options = ObjectOptions { single_put_max: 1024, part_min: 1000, conditions, ..ObjectOptions::default() };
+        let store = ObjectLayout::new(Lookalike::with(&vices), Path::ROOT, options);
+        let made = store.write_back("a", change(Base::Missing, 5000, &[(0, b"one")])).await.expect("made");
+        let next = store.write_back("a", change(at(&made), 5000, &[(0, b"two")])).await.expect("its base is ours");
+        assert_eq!(store.stat("a").await.expect("there").version, next.version);
+        assert!(matches!(store.write_back("a", change(at(&made), 5000, &[])).await, Err(StoreFault::Changed)));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_change_while_an_upload_runs_is_noticed_before_it_completes() {
     let look = Lookalike::with(&[]);
