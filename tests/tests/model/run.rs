@@ -94,9 +94,13 @@ impl Run {
             let landed = self.world.peek(file).await;
             if landed != self.model.files[file].stored {
                 assert!(create && landed == Some(vec![0; start + len]));
-                // It was seen to be missing before it was made.
+                // It was seen to be missing before it was made. That it is made shows as soon as the store is asked,
+                // and unsynced pages are on zeros then, as if the answer had come.
                 self.asked(file);
                 self.model.files[file].put(landed);
+                self.world.chaos.calm();
+                let _ = self.world.manager.stat_file(1, &path(file)).await;
+                self.rebased(file);
             }
             return self.learn(file).await;
         }
