@@ -260,7 +260,8 @@ impl File {
         let commit = CommitId::random();
         let size = size.unwrap_or(state.size);
         state.committing = true;
-        let said = state.remember(Attempt { commit, size, outdates: false });
+        // Whatever is clean in memory when a file is made belonged to one that is gone.
+        let said = state.remember(Attempt { commit, size, outdates: base == Base::Missing });
         (WriteBack { base, size, patches, commit }, said)
     }
 

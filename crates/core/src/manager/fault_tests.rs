@@ -101,6 +101,26 @@ async fn a_reply_lost_after_the_write_took_effect_is_not_taken_for_somebody_else
 }
 
 #[tokio::test]
+async fn a_creation_whose_reply_was_lost_has_nothing_of_the_file_that_was_there_before() {
+    let world = World::new().await;
+    let id = world.map(1).await;
+    // The block's other pages are in memory, and ones, when the file goes away under an unsynced page.
+    world.manager.read(1, id, 0, BLOCK_SIZE).await.unwrap();
+    world.manager.write(1, id, PAGE_SIZE, b"kept").await.unwrap();
+    world.inner.remove("f").await.unwrap();
+    world.chaos.push(Call::WriteBack, Fault::FailAfter);
+    let made = world.manager.truncate_file(2, "/f", BLOCK_SIZE, Create::IfMissing).await;
+    assert_eq!(made.unwrap_err().errno(), Errno::Io);
+    assert_eq!(world.manager.msync(1, id).await.unwrap().bytes, PAGE_SIZE);
+    // Unsynced pages are kept whole; all others are the new file's.
+    let mut expected = vec![0; 65_536];
+    expected[PAGE_LEN..2 * PAGE_LEN].fill(1);
+    expected[PAGE_LEN..PAGE_LEN + 4].copy_from_slice(b"kept");
+    assert!(world.stored().await == expected, "bytes of the removed file came back");
+    assert!(world.manager.read(1, id, 0, BLOCK_SIZE).await.unwrap() == expected);
+}
+
+#[tokio::test]
 async fn a_dead_processs_writes_are_stored_when_the_store_is_back() {
     let world = World::new().await;
     let id = world.map(1).await;
