@@ -82,6 +82,8 @@ struct Written {
     records: Vec<Vec<u8>>,
     /// Behind each record of the last segment: where it ends.
     ends: Vec<usize>,
+    /// What the last segment had before.
+    left: Vec<u8>,
 }
 
 /// Markers are random: nothing in the input can name them.
@@ -94,8 +96,14 @@ fn marker(input: &Take<'_>, number: u64) -> u64 {
 fn write(input: &mut Take<'_>) -> Written {
     let seed = *input;
     let count = 1 + u64::from(input.byte() % 3);
-    let mut written = Written { segments: BTreeMap::new(), names: Vec::new(), records: Vec::new(), ends: Vec::new() };
-    let mut first = 1;
+    let mut written = Written {
+        segments: BTreeMap::new(),
+        names: Vec::new(),
+        records: Vec::new(),
+        ends: Vec::new(),
+        left: Vec::new(),
+    };
+    let (mut first, mut before) = (1, None);
     for number in 1..=count {
         let mut records = Vec::new();
         for _ in 0..=input.byte() % 6 {
@@ -115,8 +123,11 @@ fn write(input: &mut Take<'_>) -> Written {
             })
             .collect();
         let next = first + records.len() as u64;
-        let (name, bytes) = Forged { number, marker: marker(&seed, number), first, records, bytes: SEGMENT }.segment();
-        first = next;
+        let left: Option<Vec<u8>> = before.filter(|_| input.byte().is_multiple_of(2));
+        written.left = left.clone().unwrap_or_else(|| vec![0; SEGMENT]);
+        let forged = Forged { number, marker: marker(&seed, number), first, records, bytes: SEGMENT, left };
+        let (name, bytes) = forged.segment();
+        (first, before) = (next, Some(bytes.clone()));
         written.names.push(name.clone());
         written.segments.insert(name, bytes);
     }
@@ -203,11 +214,10 @@ fn torn(written: &Written, input: &mut Take<'_>) {
     if cut_off {
         bytes.truncate(at);
     } else {
-        bytes[at..].fill(0);
+        bytes[at..].copy_from_slice(&written.left[at..]);
     }
-    // What was torn may have ended in zeros, so that nothing of it is lost.
-    let whole =
-        |&&end: &&usize| end <= at || (!cut_off && written.segments[last][at..end].iter().all(|byte| *byte == 0));
+    // What was torn may have ended in what was there before, so that nothing of it is lost.
+    let whole = |&&end: &&usize| end <= at || (!cut_off && written.segments[last][at..end] == written.left[at..end]);
     let kept = written.records.len() - written.ends.len() + written.ends.iter().take_while(whole).count();
     for (name, bytes) in &segments {
         disk.put(name, bytes);

@@ -1,8 +1,9 @@
 //! Checkpoints: how a journal stays bounded.
 //!
 //! A mark is set, the owner states everything that is still true again behind it, and when that is on the disk
-//! the segments wholly before the mark are removed, oldest first. A checkpoint that is not ended costs nothing
-//! but its records. While one is under way, writers may add as much again as asked for it; then they wait for its
+//! the segments wholly before the mark are taken off, oldest first. A checkpoint that is not ended costs nothing
+//! but its records. That they are of no use any more is said by a file's name, so that they can be kept and used again,
+//! and at level process need not be synced for it: most of what is written there never goes to the disk. While one is under way, writers may add as much again as asked for it; then they wait for its
 //! end. What a checkpoint says needs no room, so it never waits for itself.
 
 use std::io;
@@ -10,11 +11,13 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use super::asked::{Cover, Trim};
+use super::disk::Disk;
 use super::handle::Journal;
 use super::options::{Level, Lsn};
-use super::queue::{Trim, stopped};
-use super::scan::number_of;
-use crate::error::Result;
+use super::queue::stopped;
+use super::scan::{beginning_name_of, beginning_of, name_of, number_of};
+use crate::error::{Errno, Error, Result};
 
 /// Where a checkpoint begins.
 #[derive(Debug)]
@@ -48,15 +51,36 @@ impl Journal {
         self.shared.mark().map(Mark)
     }
 
-    /// Waits until everything appended so far survives power loss, then removes the segments wholly before the
-    /// mark: the bytes freed. If it is dropped, the removal may still happen.
+    /// Waits until everything from the mark on that was appended so far survives power loss, then takes the segments off that
+    /// are wholly before it: the bytes freed. If it is dropped, the removal may still happen.
     ///
     /// # Errors
     /// `Errno::Io` if the journal has failed or is closed, or if a segment cannot be removed.
     pub async fn end_checkpoint(&self, mark: Mark) -> Result<u64> {
         let last = self.shared.last();
-        self.sync_ahead(last).await?;
+        self.acknowledged(last).await?;
+        let from = self.cover(&mark).await?;
+        if self.shared.options.level == Level::Process {
+            // The writer would hold everybody up while it syncs all that. So it is synced beside it first, and the
+            // writer, whose sync is the one that counts, finds little left to do.
+            if let Err(error) = self.on_disk(move |disk| sync_from(disk, from)).await {
+                tracing::debug!(%error, "the journal could not be synced ahead");
+            }
+        }
         self.synced(last).await?;
+        let said = self.on_disk(move |disk| say_beginning(disk, from)).await;
+        said.map_err(|error| self.not_said(error))?;
+        self.trim(&mark).await
+    }
+
+    /// The number of the first segment that is not wholly before the mark.
+    async fn cover(&self, mark: &Mark) -> Result<u64> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.ask_cover(Cover { mark: mark.0.0, reply });
+        answer.await.map_err(|_unanswered| self.shared.ended().unwrap_or_else(stopped))
+    }
+
+    async fn trim(&self, mark: &Mark) -> Result<u64> {
         let (reply, answer) = oneshot::channel();
         self.shared.ask_trim(Trim { mark: mark.0.0, freed: 0, reply });
         match answer.await {
@@ -65,24 +89,33 @@ impl Journal {
         }
     }
 
-    /// At level process the writer would hold everybody up while it syncs what has gathered since the last
-    /// checkpoint. So that is synced beside it first, and the writer, whose sync is the one that counts, finds
-    /// little left to do.
-    async fn sync_ahead(&self, last: Lsn) -> Result<()> {
-        if self.shared.options.level == Level::Disk {
-            return Ok(());
-        }
-        self.acknowledged(last).await?;
+    async fn on_disk(&self, work: impl FnOnce(&dyn Disk) -> io::Result<()> + Send + 'static) -> io::Result<()> {
         let disk = Arc::clone(&self.disk);
-        let ahead = tokio::task::spawn_blocking(move || {
-            for name in disk.list()?.iter().filter(|name| number_of(name).is_some()) {
-                disk.sync(name)?;
-            }
-            io::Result::Ok(())
-        });
-        if let Ok(Err(error)) = ahead.await {
-            tracing::debug!(%error, "the journal could not be synced ahead");
-        }
-        Ok(())
+        tokio::task::spawn_blocking(move || work(&*disk)).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+    }
+
+    fn not_said(&self, error: io::Error) -> Error {
+        let place = self.disk.shown("");
+        let message = format!("the journal in {place} cannot be made shorter: {error}");
+        Error::new(Errno::Io, message).with("folder", place).caused_by(error)
+    }
+}
+
+/// Syncs the segments from this number on, in order.
+fn sync_from(disk: &dyn Disk, from: u64) -> io::Result<()> {
+    let names = disk.list()?;
+    let mut numbers: Vec<u64> = names.iter().filter_map(|name| number_of(name)).collect();
+    numbers.retain(|number| *number >= from);
+    numbers.sort_unstable();
+    numbers.into_iter().try_for_each(|number| disk.sync(&name_of(number)))
+}
+
+/// Says, for good, that the journal begins with segment `from`.
+fn say_beginning(disk: &dyn Disk, from: u64) -> io::Result<()> {
+    let (names, name) = (disk.list()?, beginning_name_of(from));
+    match names.iter().find(|name| beginning_of(name).is_some()) {
+        Some(known) if *known == name => Ok(()),
+        Some(known) => disk.reuse(known, &name, &[])?.sync(),
+        None => disk.create(&name, 0, &[])?.sync(),
     }
 }

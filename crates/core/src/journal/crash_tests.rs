@@ -3,12 +3,15 @@
 use super::handle::Journal;
 use super::options::Level;
 use super::sim::{Loss, SimDisk};
-use super::tests::{open, options, put, record};
+use super::tests::{SEGMENT, open, options, put, record};
 use crate::error::Result;
 
 const RECORDS: usize = 70;
 const CHECKPOINTS: [usize; 2] = [25, 55];
 const SEEDS: u64 = 6;
+const CHECKPOINT_AT: u64 = 4 * SEGMENT;
+/// The records from this one on are what a checkpoint says again.
+const SAID_AGAIN: usize = 45;
 
 /// What the test knows of a run that may have been cut off: records that were acknowledged and those asked for,
 /// from the last checkpoint on that is known to have ended or may have.
@@ -22,6 +25,8 @@ struct Known {
 
 /// Puts records with checkpoints between them. At a checkpoint the live state is the number of records.
 async fn run(journal: &Journal, known: &mut Known) -> Result<()> {
+    // So that what a checkpoint takes off is used again.
+    journal.set_checkpoint_at(CHECKPOINT_AT);
     for number in known.asked..RECORDS {
         if CHECKPOINTS.contains(&number) {
             let mark = journal.begin_checkpoint().await?;
@@ -82,6 +87,7 @@ async fn crash_everywhere(level: Level, losses: impl Fn(u64) -> Vec<Loss>) -> u6
             assert_eq!(check(&again, level, &found, &format!("{what}, again")), end);
         }
         if done {
+            assert!(disk.reuses() > 1, "no segment was used again");
             return step;
         }
     }
@@ -120,6 +126,74 @@ async fn at_level_process_a_power_loss_is_a_beginning_or_is_told() {
         }
     }
     assert!(told > 0, "no seed lost a record in the middle");
+}
+
+/// Records with a checkpoint in between, and another that says the last of them again: the journal, how it called its
+/// beginning before that one, and whether that one has ended.
+async fn checkpointed(disk: &SimDisk) -> Option<(Journal, Option<String>, bool)> {
+    let (journal, ..) = open(disk, options(Level::Process)).ok()?;
+    journal.set_checkpoint_at(CHECKPOINT_AT);
+    let mut before = None;
+    let ended = async {
+        for number in 0..SAID_AGAIN {
+            if number == SAID_AGAIN / 2 {
+                let mark = journal.begin_checkpoint().await?;
+                journal.end_checkpoint(mark).await?;
+            }
+            let lsn = put(&journal, &record(number)).await?;
+            journal.acknowledged(lsn).await?;
+        }
+        before = beginning(disk);
+        let mark = journal.begin_checkpoint().await?;
+        for number in SAID_AGAIN..RECORDS {
+            put(&journal, &record(number)).await?;
+        }
+        journal.end_checkpoint(mark).await
+    };
+    let ended = ended.await.is_ok();
+    Some((journal, before, ended))
+}
+
+fn beginning(disk: &SimDisk) -> Option<String> {
+    disk.files().into_keys().find(|name| name.ends_with(".from"))
+}
+
+#[tokio::test]
+async fn at_level_process_a_power_loss_during_a_checkpoint_is_told_or_takes_nothing_that_was_said_again() {
+    let (mut ends, mut begun, mut told) = (0, 0, 0);
+    for step in 1.. {
+        let disk = SimDisk::new();
+        disk.crash_at(step);
+        // Kept open: closing would sync what the checkpoint left.
+        let run = checkpointed(&disk).await;
+        let (before, ended) = run.as_ref().map_or((None, false), |(_, before, ended)| (before.clone(), *ended));
+        for seed in 0..4 * SEEDS {
+            let left = disk.survivors(Loss::Power { seed: step * 4 * SEEDS + seed });
+            let begins = before.is_some() && beginning(&left) != before;
+            begun += u64::from(begins && !ended);
+            let what = format!("crash at step {step}, seed {seed}, ended: {ended}, said so: {begins}");
+            match open(&left, options(Level::Process)) {
+                Err(_) => {
+                    told += 1;
+                    assert!(!ended && !begins, "{what}: refused");
+                }
+                Ok((.., found)) => {
+                    let (first, last) = (found.first(), found.last());
+                    let start = (0..RECORDS).find(|number| first == Some(&record(*number))).unwrap_or(RECORDS);
+                    assert_eq!(found, (start..start + found.len()).map(record).collect::<Vec<_>>(), "{what}");
+                    let is_whole = start <= SAID_AGAIN && last == Some(&record(RECORDS - 1));
+                    assert!(is_whole || !(ended || begins), "{what}: {start}, and {} records", found.len());
+                }
+            }
+        }
+        // What comes behind its last step is the same.
+        ends += u64::from(ended);
+        if ends == 5 {
+            assert!(disk.reuses() > 2, "no segment was used again");
+            break;
+        }
+    }
+    assert!(begun > 0 && told > 0, "{begun} between what says it and the end, {told} were told");
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use super::handle::Journal;
 use super::options::{Level, Options};
 use super::sim::{Loss, SimDisk};
-use super::tests::{open, options, put_all, record};
+use super::tests::{open, options, put_all, record, segments};
 use crate::error::Errno;
 
 /// A journal of `count` records that was killed, and its records.
@@ -125,7 +125,7 @@ async fn after_a_clean_end_or_a_restart_a_flipped_bit_in_any_record_is_damage() 
 async fn an_accepted_loss_recovers_what_lies_before_and_keeps_the_damaged_segments() {
     let (disk, records) = killed(50).await;
     let before = disk.files();
-    let names: Vec<String> = before.keys().cloned().collect();
+    let names = segments(&disk);
     disk.flip(&names[1], 1500);
     let error = open(&disk, options(Level::Process)).unwrap_err();
     assert!(error.message().contains(&names[1]), "{error}");
@@ -153,7 +153,7 @@ async fn an_accepted_loss_recovers_what_lies_before_and_keeps_the_damaged_segmen
 #[tokio::test]
 async fn a_loss_that_is_accepted_survives_a_crash_at_every_step_of_accepting_it() {
     let (disk, records) = killed(50).await;
-    let name = disk.files().into_keys().nth(1).unwrap();
+    let name = segments(&disk).swap_remove(1);
     disk.flip(&name, 1500);
     let found = open(&disk.survivors(Loss::Kill), accepting()).unwrap().2;
     assert!(found[..] == records[..found.len()]);
@@ -194,7 +194,7 @@ async fn damage_before_the_first_record_is_told_and_can_be_accepted() {
 #[tokio::test]
 async fn a_missing_segment_is_damage_unless_it_is_the_first() {
     let (disk, records) = killed(80).await;
-    let names: Vec<String> = disk.files().into_keys().collect();
+    let names = segments(&disk);
     // The last is the spare, the one before it the current one.
     for (index, name) in names[..names.len() - 2].iter().enumerate() {
         let broken = disk.survivors(Loss::Kill);
@@ -220,14 +220,14 @@ async fn a_newer_format_and_a_foreign_file_are_refused_untouched() {
     drop(journal);
     assert_eq!(disk.files()[&format!("{later}.damaged")], b"#!/bin/sh\n");
     // A later format may lay the rest out as it likes; head and checksum stay.
-    bytes[8] = 2;
+    bytes[8] = 3;
     let crc = crc32fast::hash(&[&bytes[..12], &bytes[16..super::frame::HEAD]].concat());
     bytes[12..16].copy_from_slice(&crc.to_le_bytes());
     disk.put(&name, &bytes);
     let before = disk.files();
     for options in [options(Level::Process), accepting()] {
         let error = open(&disk, options).unwrap_err();
-        assert_eq!((error.errno(), error.message().contains("format 2")), (Errno::NotSup, true));
+        assert_eq!((error.errno(), error.message().contains("format 3")), (Errno::NotSup, true));
     }
     assert!(disk.files() == before);
 }

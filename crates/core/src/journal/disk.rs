@@ -28,6 +28,13 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// [`io::ErrorKind::StorageFull`] or [`io::ErrorKind::QuotaExceeded`] if there is not enough space.
     fn create(&self, name: &str, bytes: u64, head: &[u8]) -> io::Result<Box<dyn DiskFile>>;
 
+    /// Has the file `name` begin with `head` and be called `new`; the rest of its bytes stay. All of that survives power
+    /// loss once the file was synced; until then it may have either name, and either beginning under both.
+    ///
+    /// # Errors
+    /// The same may have happened.
+    fn reuse(&self, name: &str, new: &str, head: &[u8]) -> io::Result<Box<dyn DiskFile>>;
+
     /// Has the present bytes of a file, and its name, survive power loss.
     ///
     /// # Errors
@@ -47,7 +54,7 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     fn remove(&self, name: &str) -> io::Result<()>;
 }
 
-/// A file that [`Disk::create`] made.
+/// A file that [`Disk::create`] or [`Disk::reuse`] made.
 pub trait DiskFile: fmt::Debug + Send + 'static {
     /// Writes all of `bytes` at `offset`, which lie within the file.
     ///

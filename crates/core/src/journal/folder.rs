@@ -48,6 +48,10 @@ impl Folder {
         file.write_all_at(head, 0)?;
         Ok(file)
     }
+
+    fn unsynced(&self, file: File) -> Box<dyn DiskFile> {
+        Box::new(FolderFile { file, folder: Mutex::new(Some(Arc::clone(&self.folder))) })
+    }
 }
 
 fn write_zeros(file: &File, bytes: u64) -> io::Result<()> {
@@ -84,16 +88,21 @@ impl Disk for Folder {
     fn create(&self, name: &str, bytes: u64, head: &[u8]) -> io::Result<Box<dyn DiskFile>> {
         let path = self.path.join(name);
         match self.make(&path, bytes, head) {
-            Ok(file) => {
-                let folder = Mutex::new(Some(Arc::clone(&self.folder)));
-                Ok(Box::new(FolderFile { file, folder }))
-            }
+            Ok(file) => Ok(self.unsynced(file)),
             Err(error) => {
                 // What is left of it would only take space; the error that matters is the first one.
                 let _ = fs::remove_file(&path);
                 Err(error)
             }
         }
+    }
+
+    fn reuse(&self, name: &str, new: &str, head: &[u8]) -> io::Result<Box<dyn DiskFile>> {
+        let path = self.path.join(name);
+        let file = File::options().write(true).open(&path)?;
+        file.write_all_at(head, 0)?;
+        fs::rename(&path, self.path.join(new))?;
+        Ok(self.unsynced(file))
     }
 
     fn sync(&self, name: &str) -> io::Result<()> {

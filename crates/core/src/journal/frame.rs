@@ -1,6 +1,7 @@
 //! How a record and a segment's head lie on the disk. Pure: bytes in, bytes out.
 //!
-//! A segment is a [`Head`] and frames behind it, each at a multiple of 8 bytes; zeros end it. A frame is
+//! A segment is a [`Head`] and frames behind it, each at a multiple of 8 bytes; zeros end it, or in a segment that is
+//! used again what it had before. A frame is
 //! `marker u64, length u32, crc32 u32, lsn u64, acknowledged u64, payload`, little endian; the checksum covers
 //! all of it but itself and the padding. A frame without payload is a mark of the journal's own.
 //!
@@ -15,7 +16,10 @@ pub(super) const FRAME: usize = 32;
 pub(super) const ALIGN: usize = 8;
 
 const MAGIC: [u8; 8] = *b"MMAPDWAL";
-const VERSION: u32 = 1;
+/// Zeros lie behind the frames.
+const NEW: u32 = 1;
+/// What lies behind the frames is left from an earlier use.
+const REUSED: u32 = 2;
 
 /// Bytes of the frame of a payload of `payload` bytes.
 pub(super) fn size_of(payload: usize) -> usize {
@@ -51,6 +55,8 @@ pub(super) struct Head {
     pub(super) marker: u64,
     /// Everything up to this record had been acknowledged when the segment was made.
     pub(super) acknowledged: u64,
+    /// Behind its frames lies what the file had before, and no zeros.
+    pub(super) is_reused: bool,
 }
 
 /// What the first bytes of a segment are.
@@ -70,7 +76,7 @@ impl Head {
     pub(super) fn encode(&self) -> [u8; HEAD] {
         let mut bytes = [0; HEAD];
         put(&mut bytes, 0, &MAGIC);
-        put(&mut bytes, 8, &VERSION.to_le_bytes());
+        put(&mut bytes, 8, &if self.is_reused { REUSED } else { NEW }.to_le_bytes());
         put(&mut bytes, 16, &self.number.to_le_bytes());
         put(&mut bytes, 24, &self.marker.to_le_bytes());
         put(&mut bytes, 32, &self.acknowledged.to_le_bytes());
@@ -95,10 +101,11 @@ impl Head {
             return None;
         }
         Some(match u32_at(bytes, 8)? {
-            VERSION => HeadRead::Valid(Self {
+            version @ (NEW | REUSED) => HeadRead::Valid(Self {
                 number: u64_at(bytes, 16)?,
                 marker: u64_at(bytes, 24)?,
                 acknowledged: u64_at(bytes, 32)?,
+                is_reused: version == REUSED,
             }),
             version => HeadRead::Newer(version),
         })
@@ -136,6 +143,14 @@ impl<'a> Frame<'a> {
             size: size_of(end - FRAME),
         })
     }
+}
+
+/// Where a frame that was begun behind `offset` ends at most, if anything begins with `marker` there: the last one.
+pub(super) fn last_begun(bytes: &[u8], offset: usize, marker: u64) -> Option<usize> {
+    let places = (offset.next_multiple_of(ALIGN)..bytes.len()).step_by(ALIGN).rev();
+    let last = places.into_iter().find(|at| u64_at(bytes, *at) == Some(marker))?;
+    let payload = u32_at(bytes, last + 8).and_then(|payload| usize::try_from(payload).ok()).unwrap_or(0);
+    Some(last.saturating_add(size_of(payload)).min(bytes.len()))
 }
 
 /// Adds a frame to `buffer` with what `write` adds as its payload; [`seal`] makes it whole.
@@ -203,15 +218,17 @@ mod tests {
 
     #[test]
     fn a_head_is_valid_newer_foreign_or_bad() {
-        let head = Head { number: 3, marker: 9, acknowledged: 4 };
+        let head = Head { number: 3, marker: 9, acknowledged: 4, is_reused: false };
         let bytes = head.encode();
         assert_eq!(Head::read(&bytes), HeadRead::Valid(head));
+        let reused = Head { is_reused: true, ..head };
+        assert_eq!(Head::read(&reused.encode()), HeadRead::Valid(reused));
         let mut newer = bytes;
-        put(&mut newer, 8, &2u32.to_le_bytes());
+        put(&mut newer, 8, &3u32.to_le_bytes());
         assert_eq!(Head::read(&newer), HeadRead::Bad);
         let crc = checksum(&newer, 12);
         put(&mut newer, 12, &crc.to_le_bytes());
-        assert_eq!(Head::read(&newer), HeadRead::Newer(2));
+        assert_eq!(Head::read(&newer), HeadRead::Newer(3));
         assert_eq!(Head::read(b"#!/bin/sh"), HeadRead::Foreign);
         for torn in 0..HEAD {
             let mut cut = [0; 64];

@@ -100,7 +100,7 @@ impl Journal {
                 synced: written,
             },
         ));
-        shared.publish_space(start.chain.bytes(), start.chain.has_old(), None);
+        shared.publish_space((start.chain.bytes(), 0), start.chain.has_old(), None);
         let writer = Writer::new(Arc::clone(&shared), start.chain, place, written, written);
         let handle =
             std::thread::Builder::new().name("journal".to_owned()).spawn(|| writer.run()).map_err(|error| {
@@ -115,8 +115,8 @@ impl Journal {
     ///
     /// # Errors
     /// `Errno::DQuot` if the disk is full and what was preallocated is used up, or if it is so slow that the
-    /// deadline passes, with what waits to be written or with a checkpoint; what was accepted before is not affected. `Errno::NoMem` if no record may be that
-    /// large, `Errno::Io` if the journal has failed or is closed.
+    /// deadline passes, with what waits to be written or with a checkpoint; what was accepted before is not affected.
+    /// `Errno::NoMem` if no record may be that large, `Errno::Io` if the journal has failed or is closed.
     pub async fn reserve(&self, bytes: usize, deadline: Option<Instant>) -> Result<Room> {
         let size = frame::size_of(bytes) as u64;
         let max = self.shared.options.queue_bytes;
@@ -186,7 +186,7 @@ impl Journal {
         let (is_behind, most) = self.shared.behind();
         let queue_bytes = self.shared.options.queue_bytes;
         let (limit, max, used, what) = match is_behind {
-            true => ("journal", most, self.bytes(), "the journal has"),
+            true => ("journal", most, self.shared.space.borrow().bytes, "the journal has"),
             false => ("journal_queue", queue_bytes, queue_bytes, "there wait to be written"),
         };
         let message = format!(
@@ -270,9 +270,10 @@ impl Journal {
         })
     }
 
-    /// Bytes that the journal's segments take on the disk, the spare included.
+    /// Bytes that the journal's segments take on the disk, the spare and those that are kept to be used again included.
     pub fn bytes(&self) -> u64 {
-        self.shared.space.borrow().bytes
+        let space = self.shared.space.borrow();
+        space.bytes + space.free
     }
 
     /// Bytes of a segment.

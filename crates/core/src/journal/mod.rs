@@ -6,8 +6,9 @@
 //! - what was acknowledged is replayed after the failure that its [`Level`] names, or its loss is reported;
 //! - a segment of an earlier run is never appended to, and goes only when a later checkpoint covers it.
 //!
-//! What records say, and what they come to, is the concern of `record` and `replay`; the rest does not know it. A record may be replayed twice, and after a checkpoint that was cut off
-//! without the ones before it, so records have to be facts that can be stated again.
+//! What records say, and what they come to, is the concern of `record` and `replay`; the rest does not know it. A
+//! record may be replayed twice, and after a checkpoint that was cut off without the ones before it, so records have
+//! to be facts that can be stated again.
 
 pub mod record;
 pub mod replay;
@@ -23,6 +24,7 @@ pub mod forge;
 mod segments;
 mod waiters;
 mod counts;
+mod asked;
 mod queue;
 mod writer;
 mod open;
@@ -33,6 +35,8 @@ mod checkpoint;
 mod crash_tests;
 #[cfg(test)]
 mod damage_tests;
+#[cfg(test)]
+mod reuse_tests;
 #[cfg(test)]
 mod tests;
 

@@ -10,21 +10,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use super::asked::{Asked, Cover, Trim};
 use super::counts::JournalCounts;
 use super::frame;
 use super::options::{Lsn, Options};
 use super::waiters::Waiters;
 use crate::error::{Errno, Error, Result};
 
-/// Segments wholly before a record are to be removed.
-#[derive(Debug)]
-pub(super) struct Trim {
-    pub(super) mark: u64,
-    pub(super) freed: u64,
-    pub(super) reply: oneshot::Sender<Result<u64>>,
-}
+/// Segments that are begun between a checkpoint's being asked for and its end, as a rule.
+const BEGUN: u64 = 3;
 
 /// How far the writer has come.
 #[derive(Clone, Debug, Default)]
@@ -47,6 +43,8 @@ pub(super) struct Ended {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Space {
     pub(super) bytes: u64,
+    /// Bytes of others that are kept to be used again.
+    pub(super) free: u64,
     /// There are segments that a checkpoint could free.
     pub(super) has_old: bool,
     /// Why there is no spare.
@@ -75,10 +73,8 @@ struct Queue {
     bytes: u64,
     checkpoint_at: u64,
     trouble: Option<Error>,
-    sync_to: u64,
     rotate_at: Option<u64>,
-    trims: Vec<Trim>,
-    closing: bool,
+    asked: Asked,
     ended: Option<Error>,
 }
 
@@ -87,11 +83,9 @@ struct Queue {
 pub(super) struct Work {
     pub(super) frames: Vec<u8>,
     pub(super) held: Option<OwnedSemaphorePermit>,
-    pub(super) sync_to: u64,
     /// The record that is to be the first of its segment, if possible.
     pub(super) rotate_at: Option<u64>,
-    pub(super) trims: Vec<Trim>,
-    pub(super) closing: bool,
+    pub(super) asked: Asked,
 }
 
 /// How long the writer waits for so many bytes, when it could write fewer.
@@ -165,10 +159,8 @@ impl Shared {
             bytes: 0,
             checkpoint_at: u64::MAX,
             trouble: None,
-            sync_to: 0,
             rotate_at: None,
-            trims: Vec::new(),
-            closing: false,
+            asked: Asked::default(),
             ended: None,
         };
         let progress = Progress { synced: written.synced, ended: None };
@@ -276,16 +268,24 @@ impl Shared {
 
     pub(super) fn ask_sync(&self, lsn: Lsn) {
         let mut queue = self.queue.lock();
-        queue.sync_to = queue.sync_to.max(lsn.0);
+        queue.asked.sync_to = queue.asked.sync_to.max(lsn.0);
         drop(queue);
         self.work.notify_one();
     }
 
+    pub(super) fn ask_cover(&self, cover: Cover) {
+        self.ask(|asked| asked.covers.push(cover));
+    }
+
     pub(super) fn ask_trim(&self, trim: Trim) {
+        self.ask(|asked| asked.trims.push(trim));
+    }
+
+    fn ask(&self, ask: impl FnOnce(&mut Asked)) {
         let mut queue = self.queue.lock();
         // After the end nobody would answer: dropping it tells the caller.
         if queue.ended.is_none() {
-            queue.trims.push(trim);
+            ask(&mut queue.asked);
         }
         drop(queue);
         self.work.notify_one();
@@ -294,10 +294,10 @@ impl Shared {
     /// Has the writer write and sync everything, with a mark behind it, and end.
     pub(super) fn ask_close(&self) {
         let mut queue = self.queue.lock();
-        if queue.ended.is_none() && !queue.closing {
+        if queue.ended.is_none() && !queue.asked.closing {
             let lsn = queue.push(|_| {}, self.options.segment_bytes);
-            queue.sync_to = lsn.0;
-            queue.closing = true;
+            queue.asked.sync_to = lsn.0;
+            queue.asked.closing = true;
         }
         drop(queue);
         self.work.notify_one();
@@ -341,26 +341,25 @@ impl Shared {
                 None => self.work.wait(&mut queue),
             }
         }
-        if queue.tail > 0 && queue.tail < linger.bytes && !queue.closing {
+        if queue.tail > 0 && queue.tail < linger.bytes && !queue.asked.closing {
             MutexGuard::unlocked(&mut queue, || std::thread::sleep(linger.time));
         }
         queue.take_work(buffer)
     }
 
-    /// For the writer: waits until `until`, or until there is a trim to make or it is to close.
-    pub(super) fn wait_for_space(&self, until: Instant) {
+    /// For the writer that has no space: waits until `until`, or until there is something else to do.
+    pub(super) fn wait_for_space(&self, synced: u64, until: Instant) {
         let mut queue = self.queue.lock();
-        while queue.trims.is_empty() && !queue.closing {
+        while !queue.asked.is_more_than(synced) {
             if self.work.wait_until(&mut queue, until).timed_out() {
                 break;
             }
         }
     }
 
-    /// For the writer: the trims to make, and whether it is to close.
-    pub(super) fn take_trims(&self) -> (Vec<Trim>, bool) {
-        let mut queue = self.queue.lock();
-        (std::mem::take(&mut queue.trims), queue.closing)
+    /// For the writer that has no space: what to do beside writing.
+    pub(super) fn take_asked(&self) -> Asked {
+        self.queue.lock().asked.take()
     }
 
     /// For the writer: what was done.
@@ -379,18 +378,30 @@ impl Shared {
     }
 
     /// For the writer: the segments have changed.
-    pub(super) fn publish_space(&self, bytes: u64, has_old: bool, trouble: Option<Error>) {
+    pub(super) fn publish_space(&self, (bytes, free): (u64, u64), has_old: bool, trouble: Option<Error>) {
         let mut queue = self.queue.lock();
         queue.trouble.clone_from(&trouble);
         queue.bytes = bytes;
         drop(queue);
-        self.space.send_modify(|space| (space.bytes, space.has_old, space.trouble) = (bytes, has_old, trouble));
+        self.space.send_modify(|space| {
+            (space.bytes, space.free) = (bytes, free);
+            (space.has_old, space.trouble) = (has_old, trouble);
+        });
     }
 
     /// How many bytes of segments are too many.
     pub(super) fn set_checkpoint_at(&self, bytes: u64) {
         self.queue.lock().checkpoint_at = bytes;
         self.space.send_modify(|space| space.checkpoint_at = bytes);
+    }
+
+    /// For the writer: bytes that all segments may have for some of them to be kept. That is what they have by the end
+    /// of a checkpoint: what asks for it, and the segments that it, and what comes meanwhile, begins.
+    pub(super) fn keep_at_most(&self) -> u64 {
+        match self.queue.lock().checkpoint_at {
+            u64::MAX => 0,
+            bytes => bytes.saturating_add(self.options.segment_bytes.saturating_mul(BEGUN)),
+        }
     }
 
     /// Whether rooms wait for a checkpoint, and for how many bytes of segments they do.
@@ -406,7 +417,7 @@ impl Shared {
         queue.buffer = Vec::new();
         queue.tail = 0;
         queue.held = None;
-        let unanswered = std::mem::take(&mut queue.trims);
+        let unanswered = queue.asked.take();
         drop(queue);
         drop(unanswered);
         self.permits.close();
@@ -450,7 +461,7 @@ impl Queue {
     }
 
     fn has_work(&self, synced: u64) -> bool {
-        self.tail > 0 || self.sync_to > synced || !self.trims.is_empty() || self.closing
+        self.tail > 0 || self.asked.is_more_than(synced)
     }
 
     fn take_work(&mut self, buffer: Vec<u8>) -> Work {
@@ -459,10 +470,8 @@ impl Queue {
         Work {
             frames: std::mem::replace(&mut self.buffer, buffer),
             held: self.held.take(),
-            sync_to: self.sync_to,
             rotate_at: self.rotate_at.take(),
-            trims: std::mem::take(&mut self.trims),
-            closing: self.closing,
+            asked: self.asked.take(),
         }
     }
 }

@@ -10,12 +10,13 @@
 use std::io;
 
 use super::disk::Disk;
-use super::frame::{ALIGN, Frame, HEAD, Head, HeadRead};
+use super::frame::{ALIGN, Frame, HEAD, Head, HeadRead, last_begun};
 use super::options::{Lsn, Options};
 use crate::error::{Errno, Error, Result};
 
 const SUFFIX: &str = ".wal";
 const KEPT: &str = ".damaged";
+const BEGINNING: &str = ".wal.from";
 
 /// The name of segment `number`.
 pub(super) fn name_of(number: u64) -> String {
@@ -28,9 +29,19 @@ pub(super) fn kept_name_of(number: u64) -> String {
 }
 
 pub(super) fn number_of(name: &str) -> Option<u64> {
-    let digits = name.strip_suffix(SUFFIX)?;
-    let number = u64::from_str_radix(digits, 16).ok()?;
+    let number = u64::from_str_radix(name.strip_suffix(SUFFIX)?, 16).ok()?;
     (name_of(number) == name).then_some(number)
+}
+
+/// The name of the file that says: the journal begins with segment `number`, a checkpoint covers all before it.
+pub(super) fn beginning_name_of(number: u64) -> String {
+    format!("{number:016x}{BEGINNING}")
+}
+
+/// With which segment the journal begins, if that is what a file of this name says.
+pub(super) fn beginning_of(name: &str) -> Option<u64> {
+    let number = u64::from_str_radix(name.strip_suffix(BEGINNING)?, 16).ok()?;
+    (beginning_name_of(number) == name).then_some(number)
 }
 
 /// Acknowledged records that cannot be read.
@@ -51,8 +62,12 @@ pub struct Damage {
 pub(super) struct Scan {
     /// Segments with records of the chain, oldest first, with their bytes.
     pub(super) live: Vec<(u64, u64)>,
-    /// Segments of no use: never written, or behind a torn end.
+    /// Segments of no use: never written, behind a torn end, or covered by a checkpoint.
     pub(super) useless: Vec<u64>,
+    /// The number of the first segment that counts.
+    pub(super) first_number: u64,
+    /// Whether a file says so.
+    pub(super) is_said: bool,
     /// The number of the next segment.
     pub(super) next_number: u64,
     /// The next record's position.
@@ -74,6 +89,8 @@ struct Segment {
     /// None if it cannot be read.
     head: Option<Head>,
     foreign: bool,
+    /// It was to be used again; what it has is from before.
+    is_left: bool,
     bytes: Vec<u8>,
 }
 
@@ -107,7 +124,12 @@ pub(super) fn scan(disk: &dyn Disk, accept_loss: bool, replay: &mut dyn FnMut(&[
     let kept = names.iter().filter_map(|name| number_of(name.strip_suffix(KEPT)?)).max();
     let last = numbers.last().copied().max(kept).unwrap_or(0);
     let next_number = last.checked_add(1).ok_or_else(|| not_ours(disk, last))?;
-    let mut walk = Walk { disk, numbers, live: Vec::new(), passed: Vec::new(), expected: None, records: 0 };
+    let said = names.iter().filter_map(|name| beginning_of(name)).max();
+    // Where that segment is missing something else happened than what the file was made for: all that is there counts.
+    let covered = said.and_then(|said| numbers.binary_search(&said).ok()).unwrap_or(0);
+    let uncovered = numbers.split_off(covered);
+    let first_number = uncovered.first().copied().unwrap_or(next_number);
+    let mut walk = Walk { disk, numbers: uncovered, live: Vec::new(), passed: numbers, expected: None, records: 0 };
     walk.check_heads(accept_loss)?;
     let mut end = None;
     let mut at = walk.load_from(0, Segment::holds_something)?;
@@ -122,7 +144,7 @@ pub(super) fn scan(disk: &dyn Disk, accept_loss: bool, replay: &mut dyn FnMut(&[
         at = walk.load_from(index + 1, |segment| next.is_some_and(|next| segment.starts_with(next)))?;
         end = Some(End { index, offset, segment });
     }
-    walk.judge(end, next_number)
+    Ok(Scan { first_number, is_said: said.is_some(), ..walk.judge(end, next_number)? })
 }
 
 impl Walk<'_> {
@@ -144,12 +166,15 @@ impl Walk<'_> {
 
     fn load(&self, number: u64) -> Result<Segment> {
         let bytes = self.read(number, Options::SEGMENT_MAX)?;
-        let (head, foreign) = match Head::read(&bytes) {
-            HeadRead::Valid(head) => (Some(head).filter(|head| head.number == number), false),
-            HeadRead::Foreign => (None, true),
-            HeadRead::Newer(_) | HeadRead::Bad => (None, false),
-        };
-        Ok(Segment { number, head, foreign, bytes })
+        let mut segment = Segment { number, head: None, foreign: false, is_left: false, bytes };
+        match Head::read(&segment.bytes) {
+            HeadRead::Valid(head) if head.number == number => segment.head = Some(head),
+            // A power loss took its new head, which is synced before anything that level disk writes behind it.
+            HeadRead::Valid(head) => segment.is_left = head.number < number,
+            HeadRead::Foreign => segment.foreign = true,
+            HeadRead::Newer(_) | HeadRead::Bad => {}
+        }
+        Ok(segment)
     }
 
     /// The first segment from `index` on that `is_it`.
@@ -216,6 +241,8 @@ impl Walk<'_> {
         Ok(Scan {
             live: self.live,
             useless: self.passed.into_iter().filter(|number| !dead.contains(number)).collect(),
+            first_number: 0,
+            is_said: false,
             next_number,
             next,
             records: self.records,
@@ -229,12 +256,17 @@ impl Walk<'_> {
 
 impl Segment {
     fn holds_something(&self) -> bool {
-        self.foreign || self.content_end() > HEAD
+        self.foreign || self.content_end(HEAD) > HEAD
     }
 
-    /// Behind the last byte that is not zero.
-    fn content_end(&self) -> usize {
-        self.bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
+    /// Where what was written behind `offset` ends: behind the last byte that is not zero, or where others are left
+    /// from an earlier use, behind the last frame that was begun.
+    fn content_end(&self, offset: usize) -> usize {
+        match &self.head {
+            _ if self.is_left => offset,
+            Some(head) if head.is_reused => last_begun(&self.bytes, offset, head.marker).unwrap_or(offset),
+            Some(_) | None => self.bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1),
+        }
     }
 
     fn frame(&self, offset: usize) -> Option<Frame<'_>> {
@@ -263,7 +295,7 @@ impl Rest {
 
     /// Looks for frames at any place from `offset` on.
     fn look_at(&mut self, segment: &Segment, offset: usize) {
-        self.bytes += segment.content_end().saturating_sub(offset) as u64;
+        self.bytes += segment.content_end(offset).saturating_sub(offset) as u64;
         if segment.head.is_none() {
             // At level disk a head is synced before anything is written behind it, so this one was damaged
             // later; at level process it was, or a power loss took it, which is told as well.

@@ -18,6 +18,8 @@ struct Old {
     bytes: u64,
     /// Its first record; 0 for one of an earlier run.
     first: u64,
+    /// If it has bytes that were not synced.
+    unsynced: Option<Box<dyn DiskFile>>,
 }
 
 #[derive(Debug)]
@@ -42,14 +44,17 @@ pub(super) struct Chain {
     old: VecDeque<Old>,
     current: Option<Segment>,
     spare: Option<Segment>,
-    /// Files of old segments that have bytes which were not synced.
-    unsynced: Vec<Box<dyn DiskFile>>,
+    /// Segments of lower numbers are not worth a sync.
+    covered: u64,
+    /// Segments of no use, kept to be used again: writing where a file has its blocks, and where the page cache has its
+    /// pages, takes a fraction of the time.
+    free: Vec<u64>,
 }
 
 impl Chain {
     /// The chain behind the segments of earlier runs, given by number and bytes.
     pub(super) fn new(disk: Arc<dyn Disk>, options: &Options, next_number: u64, live: &[(u64, u64)]) -> Self {
-        let old = live.iter().map(|&(number, bytes)| Old { number, bytes, first: 0 }).collect();
+        let old = live.iter().map(|&(number, bytes)| Old { number, bytes, first: 0, unsynced: None }).collect();
         Self {
             disk,
             segment_bytes: options.segment_bytes,
@@ -58,16 +63,21 @@ impl Chain {
             old,
             current: None,
             spare: None,
-            unsynced: Vec::new(),
+            covered: 0,
+            free: Vec::new(),
         }
     }
 
     /// Makes the segment that is missing: the current one, else the spare.
     pub(super) fn make(&mut self, acknowledged: u64) -> io::Result<()> {
         let (number, marker) = (self.next_number, uuid::Uuid::new_v4().as_u64_pair().0);
-        let head = Head { number, marker, acknowledged }.encode();
         let name = name_of(number);
-        let file = self.disk.create(&name, self.segment_bytes, &head)?;
+        let head = Head { number, marker, acknowledged, is_reused: true };
+        let reused = self.free.pop().and_then(|free| self.disk.reuse(&name_of(free), &name, &head.encode()).ok());
+        let file = match reused {
+            Some(file) => file,
+            None => self.disk.create(&name, self.segment_bytes, &Head { is_reused: false, ..head }.encode())?,
+        };
         if self.durable {
             file.sync().inspect_err(|_| drop(self.disk.remove(&name)))?;
         }
@@ -96,7 +106,12 @@ impl Chain {
         self.current.as_ref().is_some_and(|current| current.first.is_some())
     }
 
-    /// Bytes of all segments.
+    /// Bytes of the segments that are kept to be used again.
+    pub(super) fn free_bytes(&self) -> u64 {
+        self.free.len() as u64 * self.segment_bytes
+    }
+
+    /// Bytes of all other segments.
     pub(super) fn bytes(&self) -> u64 {
         let new = u64::from(self.current.is_some()) + u64::from(self.spare.is_some());
         self.old.iter().map(|old| old.bytes).sum::<u64>() + new * self.segment_bytes
@@ -111,11 +126,9 @@ impl Chain {
     pub(super) fn rotate(&mut self) -> bool {
         let Some(spare) = self.spare.take() else { return false };
         if let Some(current) = self.current.replace(spare) {
-            if !current.synced {
-                self.unsynced.push(current.file);
-            }
             let first = current.first.unwrap_or(u64::MAX);
-            self.old.push_back(Old { number: current.number, bytes: self.segment_bytes, first });
+            let unsynced = (!current.synced).then_some(current.file);
+            self.old.push_back(Old { number: current.number, bytes: self.segment_bytes, first, unsynced });
         }
         true
     }
@@ -137,12 +150,14 @@ impl Chain {
         Ok(())
     }
 
-    /// Has everything written so far survive power loss.
+    /// Has everything written so far survive power loss, but for what is covered.
     pub(super) fn sync(&mut self) -> io::Result<()> {
-        for file in &self.unsynced {
-            file.sync()?;
+        for old in self.old.iter_mut().filter(|old| old.number >= self.covered) {
+            if let Some(file) = &old.unsynced {
+                file.sync()?;
+            }
+            old.unsynced = None;
         }
-        self.unsynced.clear();
         match &mut self.current {
             Some(current) if !current.synced => {
                 current.file.sync()?;
@@ -153,20 +168,47 @@ impl Chain {
         }
     }
 
-    /// Removes the oldest segment if all its records lie before `mark`: the bytes freed, 0 if there is none.
-    pub(super) fn remove_oldest(&mut self, mark: u64) -> io::Result<u64> {
-        let Some(oldest) = self.old.front() else { return Ok(0) };
-        let next = match self.old.get(1) {
-            Some(next) => next.first,
-            None => self.current.as_ref().and_then(|current| current.first).unwrap_or(u64::MAX),
+    /// What lies wholly before `mark` is said again behind it: the number of the first segment that does not. The
+    /// older ones are not synced any more.
+    pub(super) fn cover(&mut self, mark: u64) -> u64 {
+        let before = (0..self.old.len()).take_while(|index| self.lies_before(*index, mark)).count();
+        let current = || self.current.as_ref().map_or(self.next_number, |current| current.number);
+        self.covered = self.old.get(before).map_or_else(current, |old| old.number);
+        self.covered
+    }
+
+    /// Every segment is worth a sync again: perhaps nobody will remove those that were covered.
+    pub(super) fn uncover(&mut self) {
+        self.covered = 0;
+    }
+
+    /// Whether all records of an old segment lie before `mark`.
+    fn lies_before(&self, index: usize, mark: u64) -> bool {
+        let next = match self.old.get(index + 1) {
+            Some(next) => Some(next.first),
+            None => self.current.as_ref().and_then(|current| current.first),
         };
-        if next > mark {
-            return Ok(0);
+        next.is_some_and(|next| next <= mark)
+    }
+
+    /// Takes the oldest segment off the chain if all its records lie before `mark`: its bytes, 0 if there is none. It
+    /// is kept to be used again if all segments take no more than `at_most` bytes when the others before the mark are
+    /// taken off, too; who lets that be has said that the journal begins behind them.
+    pub(super) fn retire_oldest(&mut self, mark: u64, at_most: u64) -> io::Result<u64> {
+        let Some(oldest) = self.old.front().filter(|_| self.lies_before(0, mark)) else { return Ok(0) };
+        let (number, bytes) = (oldest.number, oldest.bytes);
+        let before = (0..self.old.len()).take_while(|index| self.lies_before(*index, mark));
+        let others: u64 = before.map(|index| self.old[index].bytes).sum();
+        let kept = self.bytes() - others + self.free_bytes() + bytes;
+        if bytes == self.segment_bytes && kept <= at_most {
+            self.free.push(number);
+        } else {
+            match self.disk.remove(&name_of(number)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
         }
-        match self.disk.remove(&name_of(oldest.number)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        Ok(self.old.pop_front().map_or(0, |oldest| oldest.bytes))
+        self.old.pop_front();
+        Ok(bytes)
     }
 }

@@ -2,9 +2,9 @@
 //! broken. For tests.
 //!
 //! Everything that changes the folder is a numbered step: making a file is three (name, space, head), its first
-//! sync two (the file, the folder), removing or keeping one two, a write or a sync one. Power loss keeps what was
-//! synced, and of the rest what a seed says: writes by sectors of 512 bytes, in no order; names as they were
-//! or are.
+//! sync two (the file, the folder), removing or keeping one two, using one again two (head, name), a write or a sync
+//! one. Power loss keeps what was synced, and of the rest what a seed says: writes by sectors of 512 bytes, in no
+//! order; names as they were or are.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -47,6 +47,7 @@ struct State {
     steps: u64,
     crash_at: Option<u64>,
     syncs: u64,
+    reuses: u64,
     fail_writes: Option<io::ErrorKind>,
     fail_syncs: Option<io::ErrorKind>,
     capacity: Option<u64>,
@@ -98,6 +99,11 @@ impl SimDisk {
     /// The syncs of files made so far.
     pub fn syncs(&self) -> u64 {
         self.0.state.lock().syncs
+    }
+
+    /// How often a file was used again.
+    pub fn reuses(&self) -> u64 {
+        self.0.state.lock().reuses
     }
 
     /// From the step of this number on (the first is 1) every call fails and nothing changes. If that step is
@@ -217,7 +223,10 @@ impl SimDisk {
 
     fn sync_file(&self, inode: usize) -> io::Result<()> {
         self.sync_inode(inode)?;
-        let named = self.0.state.lock().synced_names.values().any(|named| *named == inode);
+        let state = self.0.state.lock();
+        let named =
+            state.synced_names.iter().any(|(name, named)| *named == inode && state.names.get(name) == Some(named));
+        drop(state);
         if named { Ok(()) } else { self.sync_folder() }
     }
 
@@ -266,8 +275,11 @@ impl State {
 
     fn lose_power(&mut self, coins: &mut Coins) {
         let both: BTreeSet<String> = self.names.keys().chain(self.synced_names.keys()).cloned().collect();
+        // One throw a file: it is renamed or not, and never lost on the way.
+        let mut goes_back = BTreeMap::new();
         for name in both {
-            if self.names.get(&name) != self.synced_names.get(&name) && coins.heads() {
+            let (now, before) = (self.names.get(&name).copied(), self.synced_names.get(&name).copied());
+            if now != before && *goes_back.entry(now.or(before)).or_insert_with(|| coins.heads()) {
                 match self.synced_names.get(&name) {
                     Some(inode) => self.names.insert(name, *inode),
                     None => self.names.remove(&name),
@@ -330,6 +342,16 @@ impl Disk for SimDisk {
                 Err(error)
             }
         }
+    }
+
+    fn reuse(&self, name: &str, new: &str, head: &[u8]) -> io::Result<Box<dyn DiskFile>> {
+        let inode = self.inode(name)?;
+        self.write(inode, 0, head)?;
+        let mut state = self.step()?;
+        state.names.remove(name);
+        state.names.insert(new.to_owned(), inode);
+        state.reuses += 1;
+        Ok(Box::new(SimFile { disk: self.clone(), inode }))
     }
 
     fn sync(&self, name: &str) -> io::Result<()> {

@@ -1,5 +1,5 @@
 //! The writer thread: takes what is queued, writes it at once, syncs it if asked, and says so; between two
-//! batches it makes the spare segment or removes an old one.
+//! batches it makes the spare segment or takes an old one off.
 //!
 //! A full disk is waited out: the batch stays until there is space. Any other failure to write, or to make a
 //! segment when there is none left, and any to sync, ends the journal for good: after a failed write or sync
@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::asked::{Asked, Trim};
 use super::frame::peek;
 use super::options::Level;
-use super::queue::{Ended, Linger, Shared, Trim, Work, Written, stopped};
+use super::queue::{Ended, Linger, Shared, Work, Written, stopped};
 use super::segments::Chain;
 use crate::error::{Errno, Error, Result};
 
@@ -110,7 +111,7 @@ impl Writer {
             self.write_batch()?;
             self.sync_if_asked()?;
             self.make_spare();
-            self.remove_one();
+            self.retire_one();
             if self.batch.at < self.batch.frames.len() {
                 self.wait_for_space()?;
             } else if self.closing {
@@ -127,10 +128,25 @@ impl Writer {
         buffer.clear();
         let retry = self.trouble.as_ref().map(|(_, retry)| *retry);
         let work = self.shared.next_work(buffer, self.synced, !self.trims.is_empty(), retry, linger);
-        let Work { frames, held, sync_to, rotate_at, trims, closing } = work;
+        let Work { frames, held, rotate_at, asked } = work;
         self.batch = Batch { frames, at: 0, held, rotate_at };
+        self.note(asked);
+    }
+
+    fn note(&mut self, asked: Asked) {
+        let Asked { sync_to, covers, trims, closing } = asked;
         (self.sync_to, self.closing) = (sync_to, closing);
         self.trims.extend(trims);
+        for cover in covers {
+            let from = self.chain.cover(cover.mark);
+            // A checkpoint that nobody waits for any more is not ended.
+            if cover.reply.send(from).is_err() {
+                self.chain.uncover();
+            }
+        }
+        if closing {
+            self.chain.uncover();
+        }
     }
 
     /// Those whose records were just acknowledged together ask again within moments. A sync for the first of
@@ -149,11 +165,12 @@ impl Writer {
             return Err(error.clone());
         }
         if self.trims.is_empty() {
-            self.shared.wait_for_space(*retry);
+            // What is not written cannot be synced.
+            let synced = if self.written > self.synced { self.synced } else { u64::MAX };
+            self.shared.wait_for_space(synced, *retry);
         }
-        let (trims, closing) = self.shared.take_trims();
-        self.trims.extend(trims);
-        self.closing = closing;
+        let asked = self.shared.take_asked();
+        self.note(asked);
         Ok(())
     }
 
@@ -278,10 +295,10 @@ impl Writer {
         self.publish_space();
     }
 
-    /// Removes one segment of the oldest trim, or answers the trim.
-    fn remove_one(&mut self) {
+    /// Takes one segment of the oldest trim off, or answers the trim.
+    fn retire_one(&mut self) {
         let Some(mut trim) = self.trims.pop_front() else { return };
-        match self.chain.remove_oldest(trim.mark) {
+        match self.chain.retire_oldest(trim.mark, self.shared.keep_at_most()) {
             Ok(0) => drop(trim.reply.send(Ok(trim.freed))),
             Ok(freed) => {
                 trim.freed += freed;
@@ -314,7 +331,7 @@ impl Writer {
 
     fn publish_space(&self) {
         let trouble = self.trouble.as_ref().map(|(error, _)| error.clone());
-        self.shared.publish_space(self.chain.bytes(), self.chain.has_old(), trouble);
+        self.shared.publish_space((self.chain.bytes(), self.chain.free_bytes()), self.chain.has_old(), trouble);
     }
 
     fn no_space(&self, error: io::Error) -> Error {
@@ -327,7 +344,7 @@ impl Writer {
         };
         tracing::warn!(%error, folder = self.place, "the journal has no spare segment");
         // All that its segments could get is all there is.
-        let bytes = self.chain.bytes();
+        let bytes = self.chain.bytes() + self.chain.free_bytes();
         let error = Error::new(errno, message).with("folder", &self.place).retry_after(RETRY).caused_by(error);
         error.with("limit", "journal").with("max", bytes).with("used", bytes)
     }
