@@ -2,9 +2,11 @@
 //!
 //! A mark is set, the owner states everything that is still true again behind it, and when that is on the disk
 //! the segments wholly before the mark are taken off, oldest first. A checkpoint that is not ended costs nothing
-//! but its records. That they are of no use any more is said by a file's name, so that they can be kept and used again,
-//! and at level process need not be synced for it: most of what is written there never goes to the disk. While one is under way, writers may add as much again as asked for it; then they wait for its
-//! end. What a checkpoint says needs no room, so it never waits for itself.
+//! but its records. That those segments are of no use any more is said by a file's name, so that they can be kept and
+//! used again, and at level process need not be synced first: most of what is written there never goes to the disk.
+//!
+//! While a checkpoint is under way, writers may add as much again as asked for it; then they wait for its end. What it
+//! says needs no room, so it never waits for itself.
 
 use std::io;
 use std::sync::Arc;
@@ -51,8 +53,8 @@ impl Journal {
         self.shared.mark().map(Mark)
     }
 
-    /// Waits until everything from the mark on that was appended so far survives power loss, then takes the segments off that
-    /// are wholly before it: the bytes freed. If it is dropped, the removal may still happen.
+    /// Waits until everything from the mark on that was appended so far survives power loss, then takes off the
+    /// segments wholly before it: their bytes. If it is dropped, they may still be taken off.
     ///
     /// # Errors
     /// `Errno::Io` if the journal has failed or is closed, or if a segment cannot be removed.
