@@ -102,3 +102,15 @@ async fn a_last_record_torn_at_any_byte_over_what_a_segment_had_before_is_droppe
     }
     drop(journal);
 }
+
+#[tokio::test]
+async fn segments_that_somebody_took_away_hide_none_that_come_after_them() {
+    let (disk, journal, _) = used_again(Level::Disk, 2, 0).await;
+    journal.close().await.unwrap();
+    for name in segments(&disk) {
+        super::disk::Disk::remove(&disk, &name).unwrap();
+    }
+    let (journal, ..) = open(&disk, options(Level::Disk)).unwrap();
+    put_all(&journal, 0..6 * ROUND).await;
+    assert!(open(&disk.survivors(Loss::Kill), options(Level::Disk)).unwrap().2 == records(0..6 * ROUND));
+}

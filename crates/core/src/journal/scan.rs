@@ -103,7 +103,9 @@ struct End {
 
 struct Walk<'a> {
     disk: &'a dyn Disk,
+    /// Those that no checkpoint covers.
     numbers: Vec<u64>,
+    is_said: bool,
     live: Vec<(u64, u64)>,
     /// Segments that are no part of the chain.
     passed: Vec<u64>,
@@ -122,14 +124,15 @@ pub(super) fn scan(disk: &dyn Disk, accept_loss: bool, replay: &mut dyn FnMut(&[
     let mut numbers: Vec<u64> = names.iter().filter_map(|name| number_of(name)).collect();
     numbers.sort_unstable();
     let kept = names.iter().filter_map(|name| number_of(name.strip_suffix(KEPT)?)).max();
-    let last = numbers.last().copied().max(kept).unwrap_or(0);
-    let next_number = last.checked_add(1).ok_or_else(|| not_ours(disk, last))?;
     let said = names.iter().filter_map(|name| beginning_of(name)).max();
+    // Also behind what the beginning was called: a later segment of that number would hide those before it.
+    let last = numbers.last().copied().max(kept).max(said).unwrap_or(0);
+    let next_number = last.checked_add(1).ok_or_else(|| not_ours(disk, last))?;
     // Where that segment is missing something else happened than what the file was made for: all that is there counts.
     let covered = said.and_then(|said| numbers.binary_search(&said).ok()).unwrap_or(0);
-    let uncovered = numbers.split_off(covered);
-    let first_number = uncovered.first().copied().unwrap_or(next_number);
-    let mut walk = Walk { disk, numbers: uncovered, live: Vec::new(), passed: numbers, expected: None, records: 0 };
+    let (passed, numbers) = (numbers[..covered].to_vec(), numbers.split_off(covered));
+    let is_said = said.is_some();
+    let mut walk = Walk { disk, numbers, is_said, live: Vec::new(), passed, expected: None, records: 0 };
     walk.check_heads(accept_loss)?;
     let mut end = None;
     let mut at = walk.load_from(0, Segment::holds_something)?;
@@ -144,7 +147,7 @@ pub(super) fn scan(disk: &dyn Disk, accept_loss: bool, replay: &mut dyn FnMut(&[
         at = walk.load_from(index + 1, |segment| next.is_some_and(|next| segment.starts_with(next)))?;
         end = Some(End { index, offset, segment });
     }
-    Ok(Scan { first_number, is_said: said.is_some(), ..walk.judge(end, next_number)? })
+    walk.judge(end, next_number)
 }
 
 impl Walk<'_> {
@@ -241,8 +244,8 @@ impl Walk<'_> {
         Ok(Scan {
             live: self.live,
             useless: self.passed.into_iter().filter(|number| !dead.contains(number)).collect(),
-            first_number: 0,
-            is_said: false,
+            first_number: self.numbers.first().copied().unwrap_or(next_number),
+            is_said: self.is_said,
             next_number,
             next,
             records: self.records,

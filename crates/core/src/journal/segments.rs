@@ -72,12 +72,7 @@ impl Chain {
     pub(super) fn make(&mut self, acknowledged: u64) -> io::Result<()> {
         let (number, marker) = (self.next_number, uuid::Uuid::new_v4().as_u64_pair().0);
         let name = name_of(number);
-        let head = Head { number, marker, acknowledged, is_reused: true };
-        let reused = self.free.pop().and_then(|free| self.disk.reuse(&name_of(free), &name, &head.encode()).ok());
-        let file = match reused {
-            Some(file) => file,
-            None => self.disk.create(&name, self.segment_bytes, &Head { is_reused: false, ..head }.encode())?,
-        };
+        let file = self.take_file(&name, Head { number, marker, acknowledged, is_reused: false })?;
         if self.durable {
             file.sync().inspect_err(|_| drop(self.disk.remove(&name)))?;
         }
@@ -90,6 +85,17 @@ impl Chain {
             self.spare = Some(segment);
         }
         Ok(())
+    }
+
+    /// A segment that is kept to be used again, or a new one.
+    fn take_file(&mut self, name: &str, head: Head) -> io::Result<Box<dyn DiskFile>> {
+        if let Some(free) = self.free.pop() {
+            match self.disk.reuse(&name_of(free), name, &Head { is_reused: true, ..head }.encode()) {
+                Ok(file) => return Ok(file),
+                Err(error) => tracing::debug!(%error, free, "a segment cannot be used again"),
+            }
+        }
+        self.disk.create(name, self.segment_bytes, &head.encode())
     }
 
     pub(super) fn has_spare(&self) -> bool {
