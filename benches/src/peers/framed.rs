@@ -229,16 +229,21 @@ impl Client {
 
     async fn give(&mut self, length: u64) -> io::Result<()> {
         let (data, frames) = (vec![3u8; FRAME_MAX], length / FRAME_MAX as u64);
-        let mut output = BytesMut::new();
-        for number in 0..frames {
-            request(&mut output, WRITE, number, number * FRAME_MAX as u64, FRAME_MAX as u64);
-            self.0.write_all(&output).await?;
-            output.clear();
-            self.0.write_all(&data).await?;
-        }
-        // They are small enough to wait in the socket's buffer meanwhile.
+        let (mut from, mut to) = tokio::io::split(&mut self.0);
+        let writing = async {
+            let mut output = BytesMut::new();
+            for number in 0..frames {
+                request(&mut output, WRITE, number, number * FRAME_MAX as u64, FRAME_MAX as u64);
+                to.write_all(&output).await?;
+                output.clear();
+                to.write_all(&data).await?;
+            }
+            Ok(())
+        };
+        // Read meanwhile: a unix socket's buffer is full of far fewer small answers than its bytes say, and then
+        // neither side would go on.
         let mut answers = vec![0; ANSWER * usize::try_from(frames).unwrap_or(0)];
-        self.0.read_exact(&mut answers).await.map(|_| ())
+        tokio::try_join!(writing, from.read_exact(&mut answers)).map(|_| ())
     }
 }
 
@@ -268,6 +273,14 @@ mod tests {
             let done = client.small(is_write, 16, Instant::now() + Duration::from_millis(50)).await;
             assert!(done.expect("the peer answers") >= 16.0);
         }
+    }
+
+    #[tokio::test]
+    async fn a_stream_of_writes_comes_to_its_end_where_the_answers_do_not_fit_into_the_socket() {
+        let (near, far) = tokio::io::duplex(3 * ANSWER);
+        tokio::spawn(answer(Box::new(far)));
+        let writing = async { Client(Box::new(near)).write_stream(8 * FRAME_MAX as u64).await };
+        tokio::time::timeout(Duration::from_secs(60), writing).await.expect("no deadlock").expect("the peer takes it");
     }
 
     #[tokio::test]
