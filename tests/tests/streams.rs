@@ -1,7 +1,10 @@
 //! `MmapReadStream` and `MmapWriteStream` over the wire: ranges of any length, chunk by chunk.
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -218,6 +221,19 @@ async fn a_write_stream_that_waits_for_no_journal_says_at_its_deadline_all_that_
     assert_eq!((ended.reason, ended.value("written")), (Reason::TimedOut, "8"));
 }
 
+/// The half of a connection that is read, of which nothing is heard until it is let.
+struct Muffled(tokio::net::tcp::OwnedReadHalf, Arc<AtomicBool>);
+
+impl tokio::io::AsyncRead for Muffled {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut tokio::io::ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        if self.1.load(Ordering::Relaxed) { Pin::new(&mut self.0).poll_read(cx, buf) } else { Poll::Pending }
+    }
+}
+
 #[tokio::test]
 async fn streams_beyond_those_a_connection_may_have_are_refused_as_not_begun_and_the_others_go_on() {
     const MOST: usize = 4;
@@ -225,10 +241,11 @@ async fn streams_beyond_those_a_connection_may_have_are_refused_as_not_begun_and
     let caller = Caller::connect(server.addr(), 1).await;
     let id = caller.map_shared("/few", 4096).await;
     caller.write(id, 0, pattern(100)).await.unwrap();
-    let tcp = tokio::net::TcpStream::connect(server.addr()).await.unwrap();
-    // It opens them before it could have heard how many there may be.
-    let hasty: Result<(h2::client::SendRequest<Bytes>, _), _> = h2::client::handshake(tcp).await;
-    let (mut sender, connection) = hasty.unwrap();
+    let (from, to) = tokio::net::TcpStream::connect(server.addr()).await.unwrap().into_split();
+    let hears = Arc::new(AtomicBool::new(false));
+    let io = tokio::io::join(Muffled(from, Arc::clone(&hears)), to);
+    let hasty: Result<(h2::client::SendRequest<Bytes>, _), _> = h2::client::handshake(io).await;
+    let (mut sender, mut connection) = hasty.unwrap();
     let mut opened = Vec::new();
     for _ in 0..3 * MOST {
         let mut request = http::Request::post(format!("http://{}/mmap.v1.MmapService/MmapReadStream", server.addr()));
@@ -236,6 +253,9 @@ async fn streams_beyond_those_a_connection_may_have_are_refused_as_not_begun_and
         opened.push(sender.send_request(request.body(()).unwrap(), false).unwrap());
         sender = sender.ready().await.unwrap();
     }
+    // They are sent before it hears how many there may be.
+    assert!(futures::poll!(&mut connection).is_pending());
+    hears.store(true, Ordering::Relaxed);
     let request = message(&range(id, 0, 100, None).encode_to_vec());
     let outcomes = async {
         let (mut served, mut refused) = (Vec::new(), 0);
