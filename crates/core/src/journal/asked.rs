@@ -4,7 +4,7 @@ use tokio::sync::oneshot;
 
 use crate::error::Result;
 
-/// Segments wholly before a record are to be removed.
+/// Segments wholly before a record are to be taken off the chain.
 #[derive(Debug)]
 pub(super) struct Trim {
     pub(super) mark: u64,

@@ -14,11 +14,12 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::asked::{Cover, Trim};
+use super::beginning::say_beginning;
 use super::disk::Disk;
 use super::handle::Journal;
 use super::options::{Level, Lsn};
 use super::queue::stopped;
-use super::scan::{beginning_name_of, beginning_of, name_of, number_of};
+use super::scan::{name_of, number_of};
 use crate::error::{Errno, Error, Result};
 
 /// Where a checkpoint begins.
@@ -110,14 +111,4 @@ fn sync_from(disk: &dyn Disk, from: u64) -> io::Result<()> {
     numbers.retain(|number| *number >= from);
     numbers.sort_unstable();
     numbers.into_iter().try_for_each(|number| disk.sync(&name_of(number)))
-}
-
-/// Says, for good, that the journal begins with segment `from`.
-fn say_beginning(disk: &dyn Disk, from: u64) -> io::Result<()> {
-    let (names, name) = (disk.list()?, beginning_name_of(from));
-    match names.iter().find(|name| beginning_of(name).is_some()) {
-        Some(known) if *known == name => Ok(()),
-        Some(known) => disk.reuse(known, &name, &[])?.sync(),
-        None => disk.create(&name, 0, &[])?.sync(),
-    }
 }

@@ -209,6 +209,20 @@ async fn a_missing_segment_is_damage_unless_it_is_the_first() {
 }
 
 #[tokio::test]
+async fn a_segment_with_the_bytes_of_another_is_damage() {
+    let (disk, _) = killed(50).await;
+    let (files, names) = (disk.files(), segments(&disk));
+    // The last is the spare: nothing is lost with it.
+    for target in &names[1..names.len() - 1] {
+        for source in names.iter().filter(|source| *source != target) {
+            let broken = disk.survivors(Loss::Kill);
+            broken.put(target, &files[source]);
+            assert_eq!(recovered(&broken, &[]), None, "{source} over {target}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_newer_format_and_a_foreign_file_are_refused_untouched() {
     let (disk, records) = killed(5).await;
     let (name, mut bytes) = disk.files().into_iter().next().unwrap();

@@ -18,6 +18,7 @@ mod disk;
 mod folder;
 #[cfg(any(test, feature = "test-support"))]
 pub mod sim;
+mod beginning;
 mod scan;
 #[cfg(feature = "test-support")]
 pub mod forge;

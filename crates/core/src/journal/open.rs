@@ -6,10 +6,11 @@
 
 use std::sync::Arc;
 
+use super::beginning::say_beginning;
 use super::disk::Disk;
 use super::frame;
 use super::options::{Lsn, Options};
-use super::scan::{Damage, Scan, beginning_name_of, kept_name_of, name_of, scan};
+use super::scan::{Damage, Scan, kept_name_of, name_of, scan};
 use super::segments::Chain;
 use super::writer::is_full;
 use crate::error::{Errno, Error, Result};
@@ -95,13 +96,7 @@ fn secure(disk: &dyn Disk, scan: &Scan) -> Result<()> {
         let name = name_of(number);
         disk.remove(&name).map_err(|source| failed(disk, "removed", &name, source))?;
     }
-    if !scan.is_said {
-        // There from the beginning, so that a checkpoint on a full disk need not make it.
-        let name = beginning_name_of(scan.first_number);
-        let said = disk.create(&name, 0, &[]).and_then(|file| file.sync());
-        said.map_err(|source| failed(disk, "made", &name, source))?;
-    }
-    Ok(())
+    say_beginning(disk, scan.first_number).map_err(|source| failed(disk, "continued", "", source))
 }
 
 /// Begins this run's first segment with a mark. On a full disk that waits until there is space, unless the

@@ -9,6 +9,7 @@
 
 use std::io;
 
+use super::beginning::beginning_of;
 use super::disk::Disk;
 use super::frame::{ALIGN, Frame, HEAD, Head, HeadRead, last_begun};
 use super::options::{Lsn, Options};
@@ -16,7 +17,6 @@ use crate::error::{Errno, Error, Result};
 
 const SUFFIX: &str = ".wal";
 const KEPT: &str = ".damaged";
-const BEGINNING: &str = ".wal.from";
 
 /// The name of segment `number`.
 pub(super) fn name_of(number: u64) -> String {
@@ -31,17 +31,6 @@ pub(super) fn kept_name_of(number: u64) -> String {
 pub(super) fn number_of(name: &str) -> Option<u64> {
     let number = u64::from_str_radix(name.strip_suffix(SUFFIX)?, 16).ok()?;
     (name_of(number) == name).then_some(number)
-}
-
-/// The name of the file that says: the journal begins with segment `number`, a checkpoint covers all before it.
-pub(super) fn beginning_name_of(number: u64) -> String {
-    format!("{number:016x}{BEGINNING}")
-}
-
-/// With which segment the journal begins, if that is what a file of this name says.
-pub(super) fn beginning_of(name: &str) -> Option<u64> {
-    let number = u64::from_str_radix(name.strip_suffix(BEGINNING)?, 16).ok()?;
-    (beginning_name_of(number) == name).then_some(number)
 }
 
 /// Acknowledged records that cannot be read.
@@ -66,8 +55,6 @@ pub(super) struct Scan {
     pub(super) useless: Vec<u64>,
     /// The number of the first segment that counts.
     pub(super) first_number: u64,
-    /// Whether a file says so.
-    pub(super) is_said: bool,
     /// The number of the next segment.
     pub(super) next_number: u64,
     /// The next record's position.
@@ -105,7 +92,6 @@ struct Walk<'a> {
     disk: &'a dyn Disk,
     /// Those that no checkpoint covers.
     numbers: Vec<u64>,
-    is_said: bool,
     live: Vec<(u64, u64)>,
     /// Segments that are no part of the chain.
     passed: Vec<u64>,
@@ -131,8 +117,7 @@ pub(super) fn scan(disk: &dyn Disk, accept_loss: bool, replay: &mut dyn FnMut(&[
     // Where that segment is missing something else happened than what the file was made for: all that is there counts.
     let covered = said.and_then(|said| numbers.binary_search(&said).ok()).unwrap_or(0);
     let (passed, numbers) = (numbers[..covered].to_vec(), numbers.split_off(covered));
-    let is_said = said.is_some();
-    let mut walk = Walk { disk, numbers, is_said, live: Vec::new(), passed, expected: None, records: 0 };
+    let mut walk = Walk { disk, numbers, live: Vec::new(), passed, expected: None, records: 0 };
     walk.check_heads(accept_loss)?;
     let mut end = None;
     let mut at = walk.load_from(0, Segment::holds_something)?;
@@ -172,8 +157,11 @@ impl Walk<'_> {
         let mut segment = Segment { number, head: None, foreign: false, is_left: false, bytes };
         match Head::read(&segment.bytes) {
             HeadRead::Valid(head) if head.number == number => segment.head = Some(head),
-            // A power loss took its new head, which is synced before anything that level disk writes behind it.
-            HeadRead::Valid(head) => segment.is_left = head.number < number,
+            // A power loss took its new head, which is synced before anything that level disk writes behind it. It is
+            // renamed then: with the segment that the head is of still there, it is a copy of that.
+            HeadRead::Valid(head) => {
+                segment.is_left = head.number < number && self.numbers.binary_search(&head.number).is_err();
+            }
             HeadRead::Foreign => segment.foreign = true,
             HeadRead::Newer(_) | HeadRead::Bad => {}
         }
@@ -245,7 +233,6 @@ impl Walk<'_> {
             live: self.live,
             useless: self.passed.into_iter().filter(|number| !dead.contains(number)).collect(),
             first_number: self.numbers.first().copied().unwrap_or(next_number),
-            is_said: self.is_said,
             next_number,
             next,
             records: self.records,

@@ -24,7 +24,7 @@ const START_BYTES: u64 = 1 << 20;
 const BACKOFF: Duration = Duration::from_secs(1);
 
 impl MmapManager {
-    /// Says everything again and removes the journal's older part. Answers the bytes freed; 0 without a journal.
+    /// Says everything again and takes off the journal's older part. Answers that part's bytes; 0 without a journal.
     ///
     /// # Errors
     /// EIO if the journal has failed, EDQUOT if its disk has no room to say everything again.
