@@ -28,8 +28,8 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// [`io::ErrorKind::StorageFull`] or [`io::ErrorKind::QuotaExceeded`] if there is not enough space.
     fn create(&self, name: &str, bytes: u64, head: &[u8]) -> io::Result<Box<dyn DiskFile>>;
 
-    /// Has the file `name` begin with `head` and be called `new`; the rest of its bytes stay. All of that survives power
-    /// loss once the file was synced; until then it may have either name, and either beginning under both.
+    /// Has the file `name` begin with `head` and be called `new`; the rest of its bytes stay. All of that survives
+    /// power loss once the file was synced; until then it may have either name, and either beginning under both.
     ///
     /// # Errors
     /// The same may have happened.
