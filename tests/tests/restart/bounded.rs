@@ -15,6 +15,8 @@ const WRITE: u64 = WRITE_LEN as u64;
 /// 4 MiB hold. Above twice that, which 9 segments of 16 MiB are, writers wait for it. The rooms that they have by then,
 /// the mark and what is said again behind it begin one segment more, each.
 const BOUND: u64 = (9 + 3) * 16 * MIB;
+// So much more is written that the journal can only keep to it by being made shorter, again and again.
+const _: () = assert!(WRITTEN > 2 * BOUND);
 
 fn bytes_in(folder: &Path) -> u64 {
     // A segment may go while one looks.
